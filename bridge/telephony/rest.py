@@ -1,0 +1,133 @@
+"""Twilio's REST interface: what a request looks like and what its answer means. Nothing here opens a connection.
+
+Facts from Twilio's "Call resource" reference: form bodies, HTTP Basic with the account or an API key, errors as JSON
+with `code` and `message`. A live call is ended or given another document by updating it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+from urllib.parse import quote
+
+import msgspec
+
+from bridge.errors import CarrierError, UsageError
+from bridge.telephony.twiml import INLINE_LIMIT
+
+API_URL = "https://api.twilio.com"
+NOT_FOUND = 20404  # also what ending a call that is already gone answers
+
+
+class Account(msgspec.Struct, frozen=True):
+    """Who asks. `user` and `password` are the account's SID and auth token, or an API key's SID and secret."""
+
+    account_sid: str
+    user: str
+    password: str
+    api_url: str = API_URL
+
+    def __repr__(self) -> str:
+        return f"Account({self.account_sid})"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One request, ready to be sent: `form` goes url-encoded, `auth` as HTTP Basic."""
+
+    method: Literal["POST", "GET"]
+    url: str
+    form: tuple[tuple[str, str], ...]
+    auth: tuple[str, str]
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {self.url})"
+
+
+def hang_up(account: Account, call_sid: str) -> Request:
+    """Ends a call in any live state."""
+    return _update(account, call_sid, ("Status", "completed"))
+
+
+def replace_document(account: Account, call_sid: str, twiml: str) -> Request:
+    """Gives a live call another document: this is how a caller is transferred. Its media stream ends."""
+    return _update(account, call_sid, ("Twiml", _inline(twiml)))
+
+
+def redirect_call(account: Account, call_sid: str, url: str) -> Request:
+    """Lets a live call fetch its next document from `url`."""
+    return _update(account, call_sid, ("Url", url), ("Method", "POST"))
+
+
+def create_call(
+    account: Account,
+    *,
+    to: str,
+    caller: str,
+    url: str = "",
+    twiml: str = "",
+    status_callback: str = "",
+    timeout_s: int = 60,
+    time_limit_s: int = 0,
+) -> Request:
+    """Calls `to` from the number `caller` of ours; when answered the call runs `url`'s document or `twiml`, one of
+    the two.
+
+    Raises UsageError when neither or both are given, or the document is too long to be sent inline.
+    """
+    if bool(url) == bool(twiml):
+        raise UsageError("a call needs either a url or a document (twiml), not both")
+    form = [("To", to), ("From", caller), ("Timeout", str(timeout_s))]
+    form += [("Url", url), ("Method", "POST")] if url else [("Twiml", _inline(twiml))]
+    if status_callback:
+        form += [("StatusCallback", status_callback)]
+        form += [("StatusCallbackEvent", event) for event in ("initiated", "ringing", "answered", "completed")]
+    if time_limit_s:
+        form += [("TimeLimit", str(time_limit_s))]
+    return Request("POST", f"{_base(account)}/Calls.json", tuple(form), (account.user, account.password))
+
+
+class _ErrorBody(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+
+
+class _CallBody(msgspec.Struct):
+    sid: str = ""
+
+
+def error_of(status: int, body: bytes) -> CarrierError | None:
+    """What an answer complains of; None when it is a success."""
+    if 200 <= status < 300:
+        return None
+    try:
+        said = msgspec.json.decode(body, type=_ErrorBody)
+    except (ValueError, RecursionError):
+        said = _ErrorBody()
+    return CarrierError(said.message or "the carrier refused a request", status=status, code=said.code)
+
+
+def already_gone(error: CarrierError) -> bool:
+    """Asked to end a call that has ended: as good as a success."""
+    return error.status == 404 or error.code == NOT_FOUND
+
+
+def call_sid_of(body: bytes) -> str:
+    """The SID in the answer to `create_call`; empty where there is none."""
+    try:
+        return msgspec.json.decode(body, type=_CallBody).sid
+    except (ValueError, RecursionError):
+        return ""
+
+
+def _update(account: Account, call_sid: str, *form: tuple[str, str]) -> Request:
+    url = f"{_base(account)}/Calls/{quote(call_sid, safe='')}.json"
+    return Request("POST", url, form, (account.user, account.password))
+
+
+def _base(account: Account) -> str:
+    return f"{account.api_url.rstrip('/')}/2010-04-01/Accounts/{quote(account.account_sid, safe='')}"
+
+
+def _inline(twiml: str) -> str:
+    if len(twiml) > INLINE_LIMIT:
+        raise UsageError(f"a document given inline may have {INLINE_LIMIT} characters, this one has {len(twiml)}")
+    return twiml
