@@ -1,6 +1,7 @@
 """Everything a call may ask of the world: requests, in the imperative.
 
-The driver performs them in the order given, without awaiting anything in between. Audio to the caller is in the carrier's format.
+The driver performs them in the order given, without awaiting anything in between. Audio to the caller is in the
+carrier's format.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Everything that can happen to a call: facts, in the past tense.
 
-Facts come from the caller's leg (a carrier), from the model, from tools, from the operator, and from time. They are small frozen
-values; audio in them is opaque bytes *in the carrier's format* with its length in milliseconds. Unknown things peers say never
-become facts here: the dialects drop and count them.
+Facts come from the caller's leg (a carrier), from the model, from tools, from the operator, and from time. They are
+small frozen values; audio in them is opaque bytes *in the carrier's format* with its length in milliseconds. Unknown
+things peers say never become facts here: the dialects drop and count them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ import msgspec
 
 class Event(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Base of all facts. The tag is the class's name, so a journal line reads as what happened."""
+
+
+class CallRouted(Event, frozen=True, tag=True, gc=False):
+    """The webhook was answered with this call's plan; the carrier will open its stream. Always the first fact."""
 
 
 # ---------------------------------------------------------------- the caller's leg
@@ -143,6 +147,7 @@ class ResponseEnded(Event, frozen=True, tag=True, gc=False):
     reason: str = ""  # turn_detected, client_cancelled, max_output_tokens, content_filter, an error code
     message: str = ""
     usage: Usage | None = None
+    cure: Literal["", "rotate", "fatal"] = ""  # for a failed one: more than asking once more is needed
 
 
 class CallerSpeechStarted(Event, frozen=True, tag=True, gc=False):
@@ -229,7 +234,8 @@ class DeadlineReached(Event, frozen=True, tag=True, gc=False):
 
 
 AnyEvent = (
-    StreamStarted
+    CallRouted
+    | StreamStarted
     | CallerSpoke
     | CallerPressed
     | MarkReturned

@@ -1,8 +1,8 @@
 """All a call must know, resolved and frozen before it begins.
 
-The webhook makes one `CallPlan` from the configuration and nothing reads the configuration again during the call. Carriers and models
-differ here, by capabilities, and never by name. No secret is in a plan: keys and addresses stay with the door (`settings/`) and the
-model's side (`realtime/`), so that a plan may be written into a journal.
+The webhook makes one `CallPlan` from the configuration and nothing reads the configuration again during the call.
+Carriers and models differ here, by capabilities, and never by name. No secret is in a plan: keys and addresses stay
+with the door (`settings/`) and the model's side (`realtime/`), so that a plan may be written into a journal.
 """
 
 from __future__ import annotations
@@ -99,7 +99,12 @@ class Policies(msgspec.Struct, frozen=True):
     idle_hang_up_after_s: float = 20.0  # and say goodbye after this much more; 0: never
     max_call_s: float = 3600.0
     warn_before_end_s: float = 30.0  # spoken warning this long before max_call_s; 0: none
+    digits_gap_ms: int = 1500  # keys pressed within this of each other are one message to the model; # ends it at once
+    answer_filler_s: float = 1.5  # the caller's turn ended and no answer is heard: play the filler clip
+    answer_retry_s: float = 4.0  # still none: ask again
+    answer_rotate_s: float = 8.0  # still none: open another session
     goodbye_wait_s: float = 8.0  # how long a hang-up of ours waits for the goodbye to be heard
+    stream_wait_s: float = 60.0  # the webhook was answered and no stream came for this long
     first_media_s: float = 15.0  # a stream that brings no audio for this long is ended
     caller_pause_ms: int = 750  # the caller's leg silent this long in mid-speech: send the model silence
     hold_caller_ms: int = 8000  # caller audio kept for a model that is not ready
