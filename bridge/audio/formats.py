@@ -27,6 +27,18 @@ class AudioFormat:
     def bytes_per_ms(self) -> float:
         return self.rate_hz * self.sample_bytes / 1000
 
+    def bytes_in(self, ms: float) -> int:
+        """Bytes of whole samples in a length of time, rounded down."""
+        return int(ms * self.rate_hz / 1000) * self.sample_bytes
+
+    def ms_of(self, size: int) -> float:
+        """How long this many bytes sound."""
+        return size / self.bytes_per_ms
+
+    def silence_for(self, ms: float) -> bytes:
+        """Digital silence of this length."""
+        return self.silence * int(ms * self.rate_hz / 1000)
+
     @property
     def sample_bytes(self) -> int:
         return 2 if self.encoding == "pcm16" else 1

@@ -1,0 +1,267 @@
+"""The live audio path of one call and one direction: bytes of one format in, bytes of the other out.
+
+`CallerToModel` and `ModelToCaller` take any chunking, even half a sample, and give the same bytes for each. Nothing
+that could be said already is held back; at most a group of the ratio (2 samples and one byte for 24 -> 8 kHz) waits
+for its rest. What is too loud for the target is limited, never wrapped, and counted.
+
+Law: an instance belongs to the thread that made it, because the scratch of `resample` does.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge.audio import g711
+from bridge.audio.formats import AudioFormat
+from bridge.audio.resample import Workspace, toeplitz, workspaces
+from bridge.errors import UsageError
+
+_PCM16: Final = np.dtype("<i2")
+_CODES: Final = np.dtype(np.uint8)
+
+FADE_MS: Final = 5
+GAIN_LIMIT_DB: Final = 24.0
+
+
+def _samples_of(encoding: str) -> NDArray[np.int16]:
+    """The sample behind each possible code of an encoding (for pcm16 the 16 bits read as an unsigned number)."""
+    match encoding:
+        case "mulaw":
+            return g711.MULAW_SAMPLES
+        case "alaw":
+            return g711.ALAW_SAMPLES
+    return np.arange(65536, dtype=np.uint16).view(np.int16)
+
+
+def _codes_of(encoding: str) -> NDArray[Any]:
+    """The code of each sample -32768..32767, in that order."""
+    match encoding:
+        case "mulaw":
+            return g711.MULAW_CODES
+        case "alaw":
+            return g711.ALAW_CODES
+    return np.arange(-32768, 32768).astype(_PCM16)
+
+
+class _Recoder:
+    """Between two encodings of the same rate: one table from code to code. Shared by calls."""
+
+    def __init__(self, source: AudioFormat, target: AudioFormat, gain: float) -> None:
+        wanted = np.rint(_samples_of(source.encoding) * gain).astype(np.int64) + 32768
+        self.codes: np.dtype[Any] = np.dtype("<u2") if source.sample_bytes == 2 else _CODES
+        self.table = _codes_of(target.encoding).take(wanted, mode="clip")
+        self.limited = (wanted < 0) | (wanted > 65535)
+        self.can_limit = bool(self.limited.any())
+
+
+class _Resampler:
+    """Decode, filter, encode: tables and matrix for two formats and a gain. Shared by the calls of one thread."""
+
+    def __init__(self, source: AudioFormat, target: AudioFormat, gain: float) -> None:
+        matrix = toeplitz(from_hz=source.rate_hz, to_hz=target.rate_hz, gain=gain)
+        self.matrix = matrix
+        self.works = workspaces(matrix, threading.get_ident())
+        self.sample_bytes = source.sample_bytes
+        self.group_bytes = matrix.group * source.sample_bytes
+        self.block_bytes = matrix.block_in * source.sample_bytes
+        self.history_bytes = matrix.history * source.sample_bytes
+        self.bytes_out_per_group = matrix.samples_out_per_group * target.sample_bytes
+        self.most_bytes = (matrix.most_blocks - 1) * self.block_bytes  # a begun group may make it one more
+        self.silence = source.silence
+        self.dtype: np.dtype[Any] = _PCM16 if source.encoding == "pcm16" else _CODES
+        self.samples = None if source.encoding == "pcm16" else _samples_of(source.encoding).astype(np.float64)
+        self.encode = _codes_of(target.encoding).take
+        # which input codes (or, coming from pcm16, output codes) must be seen before a sample can have been limited
+        loud = source if source.encoding != "pcm16" else target
+        self.looks_at_input = loud is source
+        at_least = matrix.loudest if loud is source else 32767
+        self.loud_codes = b""
+        if loud.encoding != "pcm16":
+            every = _samples_of(loud.encoding).astype(np.int64)
+            at_least = min(at_least, int(np.abs(every).max()))
+            self.loud_codes = bytes(np.flatnonzero(np.abs(every) >= at_least).tolist())
+
+    def workspace(self, blocks: int) -> Workspace:
+        work = self.works[blocks]
+        if work is None:
+            work = self.works[blocks] = Workspace(self.matrix, blocks)
+        return work
+
+
+@cache
+def _recoder(source: AudioFormat, target: AudioFormat, gain: float) -> _Recoder:
+    return _Recoder(source, target, gain)
+
+
+@cache
+def _resampler(source: AudioFormat, target: AudioFormat, gain: float, thread: int) -> _Resampler:
+    return _Resampler(source, target, gain)
+
+
+class _Same:
+    """Both ends speak the same format: bytes pass untouched."""
+
+    __slots__ = ()
+    clipped = 0
+
+    def push(self, data: bytes) -> bytes:
+        return bytes(data)
+
+    def reset(self) -> None:
+        pass
+
+
+class _Recoding:
+    __slots__ = ("_odd", "_recoder", "clipped")
+
+    def __init__(self, recoder: _Recoder) -> None:
+        self._recoder = recoder
+        self._odd = b""
+        self.clipped = 0
+
+    def push(self, data: bytes) -> bytes:
+        recoder = self._recoder
+        if recoder.codes.itemsize == 2:
+            data = self._odd + data
+            whole = len(data) & ~1
+            data, self._odd = data[:whole], data[whole:]
+        codes = np.frombuffer(data, recoder.codes)
+        if recoder.can_limit:
+            self.clipped += int(np.count_nonzero(recoder.limited.take(codes)))
+        recoded: NDArray[Any] = recoder.table.take(codes)
+        return recoded.tobytes()
+
+    def reset(self) -> None:
+        self._odd = b""
+
+
+class _Resampling:
+    """One direction of one call: the last 10 ms of input as bytes, a begun group and an odd byte at their end."""
+
+    __slots__ = ("_held", "_resampler", "clipped")
+
+    def __init__(self, resampler: _Resampler) -> None:
+        self._resampler = resampler
+        self.clipped = 0
+        self.reset()
+
+    def reset(self) -> None:
+        r = self._resampler
+        self._held = r.silence * r.matrix.history
+
+    def push(self, data: bytes) -> bytes:
+        r = self._resampler
+        if len(data) > r.most_bytes:
+            size = r.most_bytes
+            return b"".join([self.push(data[at : at + size]) for at in range(0, len(data), size)])
+        joined = self._held + data
+        groups = (len(joined) - r.history_bytes) // r.group_bytes
+        fresh = groups * r.group_bytes
+        self._held = joined[fresh:]
+        blocks = -(-fresh // r.block_bytes)
+        if not blocks:
+            return b""
+        span = r.history_bytes + blocks * r.block_bytes
+        if len(joined) != span:  # not whole blocks: what is missing has no weight in the outputs that are due
+            joined = joined[:span].ljust(span, b"\0")
+        work = r.works[blocks] or r.workspace(blocks)
+        codes = np.frombuffer(joined, r.dtype)
+        if r.samples is None:
+            work.history[...] = codes
+        else:
+            r.samples.take(codes, axis=None, out=work.history, mode="clip")
+        work.filter()
+        out = r.encode(work.index, mode="clip").tobytes()[: groups * r.bytes_out_per_group]
+        seen = joined if r.looks_at_input else out
+        if not r.loud_codes or len(seen.translate(None, r.loud_codes)) != len(seen):
+            self._count_clipped(work.index.ravel()[: groups * r.matrix.samples_out_per_group])
+        return out
+
+    def _count_clipped(self, wanted: NDArray[np.intp]) -> None:
+        self.clipped += int(np.count_nonzero((wanted < 0) | (wanted > 65535)))
+
+
+class _Path:
+    __slots__ = ("_way",)
+
+    def __init__(self, source: AudioFormat, target: AudioFormat, gain_db: float) -> None:
+        if not abs(gain_db) <= GAIN_LIMIT_DB:
+            raise UsageError(f"a gain of {gain_db} dB is outside -{GAIN_LIMIT_DB:g}..{GAIN_LIMIT_DB:g}")
+        gain = 10 ** (gain_db / 20)
+        self._way: _Same | _Recoding | _Resampling
+        if source.rate_hz != target.rate_hz:
+            self._way = _Resampling(_resampler(source, target, gain, threading.get_ident()))
+        elif source != target or gain != 1.0:
+            self._way = _Recoding(_recoder(source, target, gain))
+        else:
+            self._way = _Same()
+
+    @property
+    def clipped(self) -> int:
+        """Samples that were too loud for the target and were limited, since the path was made."""
+        return self._way.clipped
+
+
+class CallerToModel(_Path):
+    """What the caller says, on its way to the model. `gain_db` is the agent's fixed gain."""
+
+    __slots__ = ()
+
+    def __init__(self, caller: AudioFormat, model: AudioFormat, *, gain_db: float = 0.0) -> None:
+        super().__init__(caller, model, gain_db)
+
+    def push(self, data: bytes) -> bytes:
+        """The next bytes from the caller; gives all that can be said to the model by now."""
+        return self._way.push(data)
+
+    def reset(self) -> None:
+        """Forgets the filter's past, an odd byte too; the next push begins as after silence."""
+        self._way.reset()
+
+
+class ModelToCaller(_Path):
+    """What the model says, on its way to the caller. `gain_db` is the agent's fixed gain."""
+
+    __slots__ = ("_caller", "_recent")
+
+    def __init__(self, model: AudioFormat, caller: AudioFormat, *, gain_db: float = 0.0) -> None:
+        super().__init__(model, caller, gain_db)
+        self._caller = caller
+        self._recent = b""
+
+    def push(self, data: bytes) -> bytes:
+        """The next bytes of an answer, across its deltas; gives all that can be played to the caller by now."""
+        out = self._way.push(data)
+        size = self._caller.bytes_in(FADE_MS)
+        self._recent = out[-size:] if len(out) >= size else (self._recent + out)[-size:]
+        return out
+
+    def reset(self) -> None:
+        """At clear and cancel: forgets the filter's past, an odd byte and what could be faded out."""
+        self._way.reset()
+        self._recent = b""
+
+    def fade_out(self, unheard: bytes = b"") -> bytes:
+        """Five milliseconds of raised cosine for the caller's ear when we cut an answer; to be taken before `reset`.
+
+        `unheard` is what would have been played next, in the caller's format, where the leg still has it. Without it
+        the last sound pushed is continued backwards, which joins on without a step.
+        """
+        size = self._caller.bytes_in(FADE_MS)
+        samples = _decode(self._caller, unheard[:size]) if unheard else _decode(self._caller, self._recent)[::-1]
+        if not len(samples):
+            return b""
+        falling = 0.5 + 0.5 * np.cos(np.pi * np.arange(1, len(samples) + 1) / (len(samples) + 1))
+        faded = np.rint(samples * falling).astype(np.int64)
+        return _codes_of(self._caller.encoding).take(faded + 32768).tobytes()
+
+
+def _decode(form: AudioFormat, data: bytes) -> NDArray[np.int16]:
+    if form.encoding == "pcm16":
+        return np.frombuffer(data[: len(data) & ~1], _PCM16).astype(np.int16)
+    return _samples_of(form.encoding).take(np.frombuffer(data, np.uint8))
