@@ -1,0 +1,347 @@
+"""What all realtime services share: the frames we send, the error codes they answer with, and the words both use.
+
+A `Dialect` turns requests of a call into JSON text frames; its subclasses (one file per API shape) differ only in how a
+session and an item's text are written down. `Decoder` (decoder.py) reads what comes back. Both are pure. The internal
+vocabulary is the GA one; the beta names are aliases, accepted from every service (reference: OpenAI Realtime API,
+client and server events).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import msgspec
+import pybase64
+
+from bridge.call.actions import (
+    Action,
+    CancelResponse,
+    CommitCallerAudio,
+    DeleteItem,
+    HistoryItem,
+    RequestResponse,
+    SubmitToolOutput,
+    TellModel,
+    TruncateItem,
+)
+from bridge.call.plan import SessionPlan, TurnDetection
+from bridge.realtime.wire import scrub
+
+if TYPE_CHECKING:
+    from bridge.realtime.decoder import Decoder
+    from bridge.realtime.profiles import Profile
+
+Cure = Literal[
+    "ignore",  # harmless: the race was lost, or the thing is already gone
+    "wait",  # a response is active: ask again when it ended
+    "note",  # one request of ours, or nothing we know; the session goes on
+    "rotate",  # this session is over or useless, another may be opened at once
+    "fatal",  # key, quota, model: another attempt will fail too
+    "retry",  # try again after a pause
+]
+
+# ---------------------------------------------------------------- facts only the model's leg is concerned with
+
+
+class SessionCreated(msgspec.Struct, frozen=True, gc=False):
+    session_id: str
+    expires_at: float | None = None  # Unix time
+
+
+class SessionUpdated(msgspec.Struct, frozen=True, gc=False):
+    """The session as the service now has it; None where it does not say."""
+
+    input_encoding: Literal["pcm16", "mulaw", "alaw"] | None = None
+    input_rate_hz: int | None = None
+    output_encoding: Literal["pcm16", "mulaw", "alaw"] | None = None
+    output_rate_hz: int | None = None
+    expires_at: float | None = None  # Unix time
+
+
+class AudioDelta(msgspec.Struct, frozen=True, gc=False):
+    """Audio of one item in the model's format. Ids beginning with `~` were made up by us (the service sent none)."""
+
+    response_id: str
+    item_id: str
+    content_index: int
+    audio: bytes
+
+
+class Unknown(msgspec.Struct, frozen=True, gc=False):
+    """A frame that means nothing to us: to be counted. `why` is set where the frame itself was broken."""
+
+    type: str
+    why: str = ""
+
+
+# ---------------------------------------------------------------- names
+
+MADE_UP = "~"  # ids the decoder had to make up begin with this; they are never sent to a service
+
+GA_NAMES: dict[str, str] = {
+    "response.audio.delta": "response.output_audio.delta",
+    "response.audio.done": "response.output_audio.done",
+    "response.audio_transcript.delta": "response.output_audio_transcript.delta",
+    "response.audio_transcript.done": "response.output_audio_transcript.done",
+    "response.text.delta": "response.output_text.delta",
+    "response.text.done": "response.output_text.done",
+    "conversation.item.created": "conversation.item.added",
+}
+BETA_NAMES: dict[str, str] = {ga: beta for beta, ga in GA_NAMES.items()}
+
+_WIRE_ENCODINGS: dict[str, Literal["pcm16", "mulaw", "alaw"]] = {
+    "audio/pcm": "pcm16",
+    "audio/pcmu": "mulaw",
+    "audio/pcma": "alaw",
+    "pcm16": "pcm16",
+    "g711_ulaw": "mulaw",
+    "g711_alaw": "alaw",
+}
+
+
+def read_format(wire: Any) -> tuple[Literal["pcm16", "mulaw", "alaw"] | None, int | None]:
+    """Encoding and rate of a format as any shape writes it: `{"type": "audio/pcm", "rate": 24000}` or `"pcm16"`."""
+    if isinstance(wire, str):
+        encoding = _WIRE_ENCODINGS.get(wire)
+        return encoding, {"pcm16": 24_000, "mulaw": 8000, "alaw": 8000}.get(encoding or "")
+    if not isinstance(wire, dict):
+        return None, None
+    kind = wire.get("type")
+    encoding = _WIRE_ENCODINGS.get(kind) if isinstance(kind, str) else None
+    rate = wire.get("rate")
+    if type(rate) is not int or not 0 < rate <= 192_000:
+        rate = 8000 if encoding in ("mulaw", "alaw") else None
+    return encoding, rate
+
+
+# ---------------------------------------------------------------- errors
+
+# Older services and gateways send a message and no code. The first fragment found in the lower-cased message decides.
+_FRAGMENTS: tuple[tuple[str, Cure], ...] = (
+    ("no active response", "ignore"),
+    ("already shorter than", "ignore"),
+    ("buffer too small", "ignore"),
+    ("buffer is empty", "ignore"),
+    ("active response in progress", "wait"),
+    ("already has an active response", "wait"),
+    ("maximum duration", "rotate"),
+    ("session has expired", "rotate"),
+    ("incorrect api key", "fatal"),
+    ("invalid api key", "fatal"),
+    ("exceeded your current quota", "fatal"),
+    ("does not exist or you do not have access", "fatal"),
+)
+
+# What the connection itself can say, in the same words as a service's error code. HTTP: RFC 9110 section 15.
+_STATUS_CODES: dict[int, str] = {
+    401: "invalid_api_key",
+    402: "insufficient_quota",
+    403: "forbidden",
+    404: "not_found",
+    429: "rate_limit_exceeded",
+}
+_OWN_CODES: dict[str, Cure] = {
+    "connection_failed": "retry",
+    "connection_lost": "retry",
+    "connection_timeout": "retry",
+    "rate_limit_exceeded": "retry",
+    "http_5xx": "retry",
+    "tls_failed": "fatal",
+    "redirect_refused": "fatal",
+    "forbidden": "fatal",
+    "not_found": "fatal",
+    "invalid_api_key": "fatal",
+    "insufficient_quota": "fatal",
+    "refused": "fatal",
+}
+
+
+def code_of_status(status: int) -> str:
+    """The error code that stands for an HTTP answer to the opening handshake."""
+    if status in _STATUS_CODES:
+        return _STATUS_CODES[status]
+    if 300 <= status < 400:
+        return "redirect_refused"
+    return "http_5xx" if status >= 500 else "refused"
+
+
+# ---------------------------------------------------------------- what we send
+
+_APPEND_HEAD = b'{"type":"input_audio_buffer.append","audio":"'
+_APPEND_TAIL = b'"}'
+_COMMIT = b'{"type":"input_audio_buffer.commit"}'
+
+
+class Dialect(abc.ABC):
+    """Requests of a call as JSON text frames for one service. Stateless, shared between calls."""
+
+    assistant_text: ClassVar[str]  # the content type of what the agent said, as text
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+
+    def decoder(self) -> Decoder:
+        """A reader for one session."""
+        from bridge.realtime.decoder import Decoder  # it needs the names above
+
+        return Decoder(self)
+
+    @abc.abstractmethod
+    def render(self, session: Mapping[str, Any]) -> dict[str, Any]:
+        """The `session` object of session.update, from the neutral form `neutral_session` describes."""
+
+    @abc.abstractmethod
+    def response_fields(self, *, instructions: str) -> dict[str, Any]:
+        """The `response` object of response.create; empty: the event goes without one."""
+
+    def session_update(self, session: SessionPlan) -> bytes:
+        return frame({"type": "session.update", "session": self.render(neutral_session(session, self.profile))})
+
+    def keepalive(self) -> bytes:
+        """The smallest frame that changes nothing."""
+        return frame({"type": "session.update", "session": self.render({})})
+
+    def append(self, audio: bytes) -> bytes:
+        """Caller audio in the model's format. The hot path: once per telephone frame."""
+        return _APPEND_HEAD + pybase64.b64encode(audio) + _APPEND_TAIL
+
+    def encode(self, action: Action) -> tuple[bytes, ...]:
+        """Frames for one request; none where the service cannot do it, or never knew the id."""
+        match action:
+            case RequestResponse(instructions=instructions):
+                fields = self.response_fields(instructions=instructions)
+                return (
+                    frame({"type": "response.create", "response": fields} if fields else {"type": "response.create"}),
+                )
+            case CancelResponse(response_id=response_id):
+                if not self.profile.can_cancel:
+                    return ()
+                if not response_id or response_id.startswith(MADE_UP):
+                    return (frame({"type": "response.cancel"}),)
+                return (frame({"type": "response.cancel", "response_id": response_id}),)
+            case TruncateItem(item_id=item_id, content_index=content_index, audio_end_ms=audio_end_ms):
+                if not self.profile.can_truncate or not _known(item_id):
+                    return ()
+                cut = {"item_id": item_id, "content_index": content_index, "audio_end_ms": max(0, int(audio_end_ms))}
+                return (frame({"type": "conversation.item.truncate", **cut}),)
+            case DeleteItem(item_id=item_id):
+                if not self.profile.can_delete or not _known(item_id):
+                    return ()
+                return (frame({"type": "conversation.item.delete", "item_id": item_id}),)
+            case TellModel(role=role, text=text):
+                return (self._item(_message("user" if role == "caller" else "system", "input_text", text)),)
+            case SubmitToolOutput(tool_call_id=tool_call_id, output=output):
+                return (self._item({"type": "function_call_output", "call_id": tool_call_id, "output": output}),)
+            case CommitCallerAudio():
+                return (_COMMIT,)
+            case _:
+                raise AssertionError(f"{type(action).__name__} is not a request to a model")
+
+    def history(self, items: Sequence[HistoryItem]) -> tuple[bytes, ...]:
+        """The conversation as it was heard, for a new session; text only, as services refuse the agent's audio."""
+        frames: list[bytes] = []
+        for number, item in enumerate(items):
+            match item.role:
+                case "caller":
+                    frames.append(self._item(_message("user", "input_text", item.text)))
+                case "agent":
+                    frames.append(self._item(_message("assistant", self.assistant_text, item.text)))
+                case "note":
+                    frames.append(self._item(_message("system", "input_text", item.text)))
+                case "tool":
+                    call_id = item.tool_call_id if _known(item.tool_call_id) else f"call_{number}"
+                    call = {"type": "function_call", "call_id": call_id, "name": item.tool_name}
+                    frames.append(self._item({**call, "arguments": item.tool_arguments or "{}"}))
+                    frames.append(self._item({"type": "function_call_output", "call_id": call_id, "output": item.text}))
+        return tuple(frames)
+
+    def cure(self, code: str, message: str = "") -> Cure:
+        """What an error code means for us. Where the code says little, the message decides."""
+        code = code.rsplit(".", 1)[-1]  # invalid_request_error.beta_api_shape_disabled
+        cure = self.profile.errors.get(code) or _OWN_CODES.get(code)
+        if cure is not None and cure != "note":
+            return cure
+        said = message[:1000].lower()
+        for fragment, meaning in _FRAGMENTS:
+            if fragment in said:
+                return meaning
+        return "note"
+
+    def _item(self, item: dict[str, Any]) -> bytes:
+        return frame({"type": "conversation.item.create", "item": item})
+
+
+def frame(event: Mapping[str, Any]) -> bytes:
+    """One JSON text frame, UTF-8."""
+    try:
+        return msgspec.json.encode(event)
+    except UnicodeEncodeError:  # half of a surrogate pair, from a tool or a file
+        return msgspec.json.encode(scrub(event))
+
+
+def _known(wire_id: str) -> bool:
+    return bool(wire_id) and not wire_id.startswith(MADE_UP)
+
+
+def _message(role: str, content_type: str, text: str) -> dict[str, Any]:
+    return {"type": "message", "role": role, "content": [{"type": content_type, "text": text}]}
+
+
+# ---------------------------------------------------------------- the neutral session
+
+
+def neutral_session(session: SessionPlan, profile: Profile) -> dict[str, Any]:
+    """A session plan as the flat fields `Dialect.render` takes; what is absent stays as the service has it.
+
+    model, modalities (a list), instructions, voice, speed, input_format and output_format (encoding, rate in Hz),
+    transcription and noise_reduction (objects or None), turn_detection (an object, or None for manual turns), tools,
+    tool_choice, max_output_tokens, temperature. Other fields are the service's own and pass through.
+    """
+    audio = (session.model_encoding, session.model_rate_hz)
+    fields: dict[str, Any] = {
+        "modalities": ["audio"],
+        "input_format": audio,
+        "output_format": audio,
+        "turn_detection": _turn_detection(session.turn_detection, profile),
+    }
+    if profile.model_in == "session" and profile.model:
+        fields["model"] = profile.model
+    if session.instructions:
+        fields["instructions"] = session.instructions
+    if session.voice:
+        fields["voice"] = session.voice
+    if session.speed != 1.0:
+        fields["speed"] = session.speed
+    if session.transcription_model:
+        transcription = {"model": session.transcription_model}
+        fields["transcription"] = transcription | ({"language": session.language} if session.language else {})
+    if session.noise_reduction:
+        fields["noise_reduction"] = {"type": session.noise_reduction}
+    if session.tools:
+        fields["tools"] = [
+            {"type": "function", "name": tool.name, "description": tool.description, "parameters": tool.parameters}
+            for tool in session.tools
+        ]
+        fields["tool_choice"] = "auto"
+    if session.max_output_tokens:
+        fields["max_output_tokens"] = session.max_output_tokens
+    if session.temperature is not None:
+        fields["temperature"] = session.temperature
+    return fields
+
+
+def _turn_detection(detection: TurnDetection | None, profile: Profile) -> dict[str, Any] | None:
+    if detection is None:
+        return None
+    policy = {"create_response": profile.model_answers, "interrupt_response": profile.model_interrupts}
+    if detection.kind == "semantic_vad":
+        return {"type": "semantic_vad", "eagerness": detection.eagerness, **policy}
+    return {
+        "type": "server_vad",
+        "threshold": detection.threshold,
+        "prefix_padding_ms": detection.prefix_padding_ms,
+        "silence_duration_ms": detection.silence_ms,
+        **policy,
+    }
