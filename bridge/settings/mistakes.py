@@ -1,0 +1,140 @@
+"""Mistakes in configuration, as sentences: where it stands, what was found, what to do.
+
+A value is shown only where it cannot be a secret. Nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+Path = tuple[str | int, ...]
+
+# What keys of known services look like. Better to refuse a line too many than to read a key to callers.
+_KEYS = re.compile(
+    r"""
+    \b(?:sk|pk|rk|xai|gsk|key)-[A-Za-z0-9_-]{16,}    # model services
+    | \bAKIA[0-9A-Z]{16}\b                           # Amazon
+    | \bgh[pousr]_[A-Za-z0-9]{30,}                   # GitHub
+    | \bSK[0-9a-f]{32}\b                             # Twilio API keys
+    | (?<![A-Za-z0-9])[0-9a-f]{32}(?![A-Za-z0-9])    # Twilio auth tokens, Azure keys
+    | \beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.  # signed web tokens
+    | -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----
+    | \bBearer\s+[A-Za-z0-9._~+/-]{16,}
+    """,
+    re.VERBOSE,
+)
+_KEY_NAMES = re.compile(
+    r"(?i)^\s*-?\s*[\"']?[a-z_-]*(api_?key|auth_?token|secret|password|access_?token)[\"']?\s*:\s*\S"
+)
+
+
+def planted_keys(text: str, *, source: str, secrets: Collection[str] = ()) -> Iterator[str]:
+    """A line for each line of an agent's file that holds something like a key, comments included; never the key itself.
+
+    Whatever stands in an agent's file may be read aloud by a model that was talked into it.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        known = any(len(secret) >= 6 and secret in line for secret in secrets)
+        if known or _KEYS.search(line) or _KEY_NAMES.search(line):
+            yield (
+                f"{source}, line {number}: looks like a key or password, which a model could be talked into saying."
+                " Put it into the environment or the secrets folder, and delete it here"
+            )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean x?`, or nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def key_of(path: Sequence[str | int]) -> str:
+    return ".".join(map(str, path))
+
+
+def of_validation(
+    error: ValidationError, model: type[BaseModel], places: dict[Path, str], *, default: str
+) -> list[str]:
+    """One line per mistake. `places` says for a path where its value came from; `default` is for the rest."""
+    lines: dict[str, None] = {}
+    for detail in error.errors(include_url=False, include_context=False):
+        path, field, siblings = _resolve(model, detail["loc"])
+        place = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), default)
+        lines[f"{place}: {_sentence(detail, path, field, siblings)}"] = None
+    return list(lines)
+
+
+def _sentence(detail: ErrorDetails, path: Path, field: FieldInfo | None, siblings: Collection[str]) -> str:
+    key = key_of(path) or "the file"
+    match detail["type"]:
+        case "extra_forbidden":
+            name = str(path[-1])
+            return f"{key}: there is no such setting{nearest(name, siblings) or '; delete it'}"
+        case "missing":
+            return f"{key}: missing. {_what_it_is(field)}"
+        case _:
+            problem = detail["msg"].removeprefix("Value error, ")
+            problem = problem[:1].lower() + problem[1:]
+            return f"{key}{_shown(detail['input'], field)}: {problem}. {_what_it_is(field)}".rstrip()
+
+
+def _shown(value: Any, field: FieldInfo | None) -> str:
+    if field is None or is_secret(field) or isinstance(value, dict | list | tuple | BaseModel):
+        return ""
+    text = repr(value)
+    return "" if _KEYS.search(text) else f" = {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _what_it_is(field: FieldInfo | None) -> str:
+    return (field.description or "") if field else ""
+
+
+def is_secret(field: FieldInfo) -> bool:
+    return "SecretStr" in repr(field.annotation)
+
+
+def _resolve(model: type[BaseModel], loc: Path) -> tuple[Path, FieldInfo | None, Collection[str]]:
+    """The path as written in the file, the field it names, and the names that would have been possible there.
+
+    Pydantic puts the branch of a union into the location as well ("function-before...", a model's name): those are
+    left out.
+    """
+    path: list[str | int] = []
+    field: FieldInfo | None = None
+    models: list[type[BaseModel]] = [model]
+    for step in loc:
+        names = {name: info for m in models for name, info in m.model_fields.items()}
+        if isinstance(step, str) and step in names:
+            field = names[step]
+            models = list(models_in(field.annotation))
+            path.append(step)
+        elif isinstance(step, int) or not _is_branch(step, field):
+            path.append(step)
+            if not isinstance(step, int) and not _is_mapping(field):
+                return tuple(path), None, names
+    return tuple(path), field, {name for m in models for name in m.model_fields}
+
+
+def _is_branch(step: str, field: FieldInfo | None) -> bool:
+    if field is None:
+        return False
+    branches = {model.__name__ for model in models_in(field.annotation)}
+    return step in branches or step in ("str", "int", "float", "bool") or "[" in step or step == "literal"
+
+
+def _is_mapping(field: FieldInfo | None) -> bool:
+    return field is not None and "dict" in repr(field.annotation)
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from models_in(argument)
