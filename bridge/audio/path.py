@@ -16,45 +16,24 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge.audio import g711
+from bridge.audio.encoding import PCM16, codes_by_sample, decode, encode, samples_by_code
 from bridge.audio.formats import AudioFormat
 from bridge.audio.resample import Workspace, toeplitz, workspaces
 from bridge.errors import UsageError
 
-_PCM16: Final = np.dtype("<i2")
 _CODES: Final = np.dtype(np.uint8)
 
 FADE_MS: Final = 5
 GAIN_LIMIT_DB: Final = 24.0
 
 
-def _samples_of(encoding: str) -> NDArray[np.int16]:
-    """The sample behind each possible code of an encoding (for pcm16 the 16 bits read as an unsigned number)."""
-    match encoding:
-        case "mulaw":
-            return g711.MULAW_SAMPLES
-        case "alaw":
-            return g711.ALAW_SAMPLES
-    return np.arange(65536, dtype=np.uint16).view(np.int16)
-
-
-def _codes_of(encoding: str) -> NDArray[Any]:
-    """The code of each sample -32768..32767, in that order."""
-    match encoding:
-        case "mulaw":
-            return g711.MULAW_CODES
-        case "alaw":
-            return g711.ALAW_CODES
-    return np.arange(-32768, 32768).astype(_PCM16)
-
-
 class _Recoder:
     """Between two encodings of the same rate: one table from code to code. Shared by calls."""
 
     def __init__(self, source: AudioFormat, target: AudioFormat, gain: float) -> None:
-        wanted = np.rint(_samples_of(source.encoding) * gain).astype(np.int64) + 32768
+        wanted = np.rint(samples_by_code(source.encoding) * gain).astype(np.int64) + 32768
         self.codes: np.dtype[Any] = np.dtype("<u2") if source.sample_bytes == 2 else _CODES
-        self.table = _codes_of(target.encoding).take(wanted, mode="clip")
+        self.table = codes_by_sample(target.encoding).take(wanted, mode="clip")
         self.limited = (wanted < 0) | (wanted > 65535)
         self.can_limit = bool(self.limited.any())
 
@@ -73,16 +52,16 @@ class _Resampler:
         self.bytes_out_per_group = matrix.samples_out_per_group * target.sample_bytes
         self.most_bytes = (matrix.most_blocks - 1) * self.block_bytes  # a begun group may make it one more
         self.silence = source.silence
-        self.dtype: np.dtype[Any] = _PCM16 if source.encoding == "pcm16" else _CODES
-        self.samples = None if source.encoding == "pcm16" else _samples_of(source.encoding).astype(np.float64)
-        self.encode = _codes_of(target.encoding).take
+        self.dtype: np.dtype[Any] = PCM16 if source.encoding == "pcm16" else _CODES
+        self.samples = None if source.encoding == "pcm16" else samples_by_code(source.encoding).astype(np.float64)
+        self.encode = codes_by_sample(target.encoding).take
         # which input codes (or, coming from pcm16, output codes) must be seen before a sample can have been limited
         loud = source if source.encoding != "pcm16" else target
         self.looks_at_input = loud is source
         at_least = matrix.loudest if loud is source else 32767
         self.loud_codes = b""
         if loud.encoding != "pcm16":
-            every = _samples_of(loud.encoding).astype(np.int64)
+            every = samples_by_code(loud.encoding).astype(np.int64)
             at_least = min(at_least, int(np.abs(every).max()))
             self.loud_codes = bytes(np.flatnonzero(np.abs(every) >= at_least).tolist())
 
@@ -252,16 +231,7 @@ class ModelToCaller(_Path):
         `unheard` is what would have been played next, in the caller's format, where the leg still has it. Without it
         the last sound pushed is continued backwards, which joins on without a step.
         """
-        size = self._caller.bytes_in(FADE_MS)
-        samples = _decode(self._caller, unheard[:size]) if unheard else _decode(self._caller, self._recent)[::-1]
-        if not len(samples):
-            return b""
+        size, encoding = self._caller.bytes_in(FADE_MS), self._caller.encoding
+        samples = decode(encoding, unheard[:size]) if unheard else decode(encoding, self._recent)[::-1]
         falling = 0.5 + 0.5 * np.cos(np.pi * np.arange(1, len(samples) + 1) / (len(samples) + 1))
-        faded = np.rint(samples * falling).astype(np.int64)
-        return _codes_of(self._caller.encoding).take(faded + 32768).tobytes()
-
-
-def _decode(form: AudioFormat, data: bytes) -> NDArray[np.int16]:
-    if form.encoding == "pcm16":
-        return np.frombuffer(data[: len(data) & ~1], _PCM16).astype(np.int16)
-    return _samples_of(form.encoding).take(np.frombuffer(data, np.uint8))
+        return encode(encoding, samples * falling)
