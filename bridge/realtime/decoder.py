@@ -40,8 +40,8 @@ from bridge.realtime.dialect import (
     SessionCreated,
     SessionUpdated,
     Unknown,
-    read_format,
 )
+from bridge.realtime.session import read_format
 from bridge.realtime.wire import MAX_MESSAGE, MAX_TEXT, clean, number, read_object, rows, table, whole, wire_id
 
 if TYPE_CHECKING:

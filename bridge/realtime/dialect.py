@@ -26,7 +26,8 @@ from bridge.call.actions import (
     TellModel,
     TruncateItem,
 )
-from bridge.call.plan import SessionPlan, TurnDetection
+from bridge.call.plan import SessionPlan
+from bridge.realtime.session import from_plan
 from bridge.realtime.wire import scrub
 
 if TYPE_CHECKING:
@@ -90,31 +91,6 @@ GA_NAMES: dict[str, str] = {
     "conversation.item.created": "conversation.item.added",
 }
 BETA_NAMES: dict[str, str] = {ga: beta for beta, ga in GA_NAMES.items()}
-
-_WIRE_ENCODINGS: dict[str, Literal["pcm16", "mulaw", "alaw"]] = {
-    "audio/pcm": "pcm16",
-    "audio/pcmu": "mulaw",
-    "audio/pcma": "alaw",
-    "pcm16": "pcm16",
-    "g711_ulaw": "mulaw",
-    "g711_alaw": "alaw",
-}
-
-
-def read_format(wire: Any) -> tuple[Literal["pcm16", "mulaw", "alaw"] | None, int | None]:
-    """Encoding and rate of a format as any shape writes it: `{"type": "audio/pcm", "rate": 24000}` or `"pcm16"`."""
-    if isinstance(wire, str):
-        encoding = _WIRE_ENCODINGS.get(wire)
-        return encoding, {"pcm16": 24_000, "mulaw": 8000, "alaw": 8000}.get(encoding or "")
-    if not isinstance(wire, dict):
-        return None, None
-    kind = wire.get("type")
-    encoding = _WIRE_ENCODINGS.get(kind) if isinstance(kind, str) else None
-    rate = wire.get("rate")
-    if type(rate) is not int or not 0 < rate <= 192_000:
-        rate = 8000 if encoding in ("mulaw", "alaw") else None
-    return encoding, rate
-
 
 # ---------------------------------------------------------------- errors
 
@@ -190,14 +166,14 @@ class Dialect(abc.ABC):
 
     @abc.abstractmethod
     def render(self, session: Mapping[str, Any]) -> dict[str, Any]:
-        """The `session` object of session.update, from the neutral form `neutral_session` describes."""
+        """The `session` object of session.update, from the neutral form of session.py."""
 
     @abc.abstractmethod
     def response_fields(self, *, instructions: str) -> dict[str, Any]:
         """The `response` object of response.create; empty: the event goes without one."""
 
     def session_update(self, session: SessionPlan) -> bytes:
-        return frame({"type": "session.update", "session": self.render(neutral_session(session, self.profile))})
+        return frame({"type": "session.update", "session": self.render(from_plan(session, self.profile))})
 
     def keepalive(self) -> bytes:
         """The smallest frame that changes nothing."""
@@ -287,61 +263,3 @@ def _known(wire_id: str) -> bool:
 
 def _message(role: str, content_type: str, text: str) -> dict[str, Any]:
     return {"type": "message", "role": role, "content": [{"type": content_type, "text": text}]}
-
-
-# ---------------------------------------------------------------- the neutral session
-
-
-def neutral_session(session: SessionPlan, profile: Profile) -> dict[str, Any]:
-    """A session plan as the flat fields `Dialect.render` takes; what is absent stays as the service has it.
-
-    model, modalities (a list), instructions, voice, speed, input_format and output_format (encoding, rate in Hz),
-    transcription and noise_reduction (objects or None), turn_detection (an object, or None for manual turns), tools,
-    tool_choice, max_output_tokens, temperature. Other fields are the service's own and pass through.
-    """
-    audio = (session.model_encoding, session.model_rate_hz)
-    fields: dict[str, Any] = {
-        "modalities": ["audio"],
-        "input_format": audio,
-        "output_format": audio,
-        "turn_detection": _turn_detection(session.turn_detection, profile),
-    }
-    if profile.model_in == "session" and profile.model:
-        fields["model"] = profile.model
-    if session.instructions:
-        fields["instructions"] = session.instructions
-    if session.voice:
-        fields["voice"] = session.voice
-    if session.speed != 1.0:
-        fields["speed"] = session.speed
-    if session.transcription_model:
-        transcription = {"model": session.transcription_model}
-        fields["transcription"] = transcription | ({"language": session.language} if session.language else {})
-    if session.noise_reduction:
-        fields["noise_reduction"] = {"type": session.noise_reduction}
-    if session.tools:
-        fields["tools"] = [
-            {"type": "function", "name": tool.name, "description": tool.description, "parameters": tool.parameters}
-            for tool in session.tools
-        ]
-        fields["tool_choice"] = "auto"
-    if session.max_output_tokens:
-        fields["max_output_tokens"] = session.max_output_tokens
-    if session.temperature is not None:
-        fields["temperature"] = session.temperature
-    return fields
-
-
-def _turn_detection(detection: TurnDetection | None, profile: Profile) -> dict[str, Any] | None:
-    if detection is None:
-        return None
-    policy = {"create_response": profile.model_answers, "interrupt_response": profile.model_interrupts}
-    if detection.kind == "semantic_vad":
-        return {"type": "semantic_vad", "eagerness": detection.eagerness, **policy}
-    return {
-        "type": "server_vad",
-        "threshold": detection.threshold,
-        "prefix_padding_ms": detection.prefix_padding_ms,
-        "silence_duration_ms": detection.silence_ms,
-        **policy,
-    }

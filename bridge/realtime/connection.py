@@ -1,0 +1,382 @@
+"""One WebSocket to a realtime service, for Python programmers: connect, send, receive or iterate, close.
+
+Laws: messages are delivered in order and each to one receiver; cancelling `receive` loses nothing; closing twice is
+harmless. No redirect is followed and no proxy is taken from the environment, since both would show the key to somebody
+else; the key is in no log, error or `repr`. A call does not use this: its leg reads the socket itself (`live/`), with
+the same profiles and dialects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import contextlib
+import inspect
+import logging
+import ssl
+from collections.abc import Callable, Generator, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+import pybase64
+import structlog
+import websockets
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.typing import Subprotocol
+
+from bridge.errors import RealtimeError, UsageError
+from bridge.realtime.decoder import read_error
+from bridge.realtime.dialect import GA_NAMES, code_of_status, frame
+from bridge.realtime.profiles import Profile, Target, builtin
+from bridge.realtime.wire import MAX_MESSAGE, clean, read_object
+
+log = structlog.get_logger()
+
+MAX_FRAME_BYTES = 8 << 20
+PING_S = 5.0
+CLOSE_S = 2.0
+_MAX_WAITING = 256  # messages nobody has asked for yet; then the socket is not read
+_APPEND_BYTES = 1 << 20  # caller audio per append event; services take up to 15 MiB of base64
+
+Handler = Callable[..., object]
+EventName = Literal["message", "error", "close"]
+
+# At level DEBUG the library writes the handshake, and with it the key, to its logger.
+_quiet = logging.getLogger("bridge.realtime.socket")
+_quiet.setLevel(logging.WARNING)
+
+
+class RealtimeMessage(msgspec.Struct, frozen=True):
+    """One frame. A text frame has `text`, and `event` if it was a JSON object; audio deltas also have `audio`, decoded.
+    A binary frame has only `audio`."""
+
+    event: dict[str, Any] | None = None
+    text: str | None = None
+    audio: bytes | None = None
+
+
+def connect(
+    *,
+    profile: str | Profile = "openai",
+    url: str = "",
+    api_key: str = "",
+    model: str = "",
+    strict: bool = False,
+    allow_plain: bool = False,
+    timeout_s: float = 5.0,
+) -> Opening:
+    """A connection to a realtime service, by `async with connect(...) as connection` or `connection = await
+    connect(...)`.
+
+    `profile` is a name of profiles.yaml or a Profile; empty `url` and `model` mean the profile's own. With `strict`
+    every error envelope raises; without, the harmless ones are messages like any other. `allow_plain` permits `ws://`
+    to another machine. Raises UsageError for an unknown profile or an address that cannot be used, RealtimeError when
+    no connection can be had.
+    """
+    if isinstance(profile, str):
+        known = builtin()
+        if profile not in known:
+            raise UsageError(f"profile {profile!r} is not known; there are {', '.join(known)}")
+        profile = known[profile]
+    return Opening(Target(profile, url, api_key, model, allow_plain), strict=strict, timeout_s=timeout_s)
+
+
+class Opening:
+    """What `connect` returns: to be awaited, or entered."""
+
+    def __init__(self, target: Target, *, strict: bool, timeout_s: float) -> None:
+        self._target = target
+        self._strict = strict
+        self._timeout_s = timeout_s
+        self._connection: RealtimeConnection | None = None
+
+    async def _open(self) -> RealtimeConnection:
+        socket = await open_socket(self._target, timeout_s=self._timeout_s)
+        return RealtimeConnection(socket, self._target, strict=self._strict)
+
+    def __await__(self) -> Generator[Any, None, RealtimeConnection]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> RealtimeConnection:
+        self._connection = await self._open()
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+
+
+class RealtimeConnection:
+    """An open session with a service. Safe to use from several tasks of one event loop."""
+
+    def __init__(self, socket: ClientConnection, target: Target, *, strict: bool) -> None:
+        self.target = target
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self._socket = socket
+        self._strict = strict
+        self._dialect = target.dialect()
+        self._inbox: asyncio.Queue[RealtimeMessage | RealtimeError | None] = asyncio.Queue()  # None: the end
+        self._room = asyncio.Event()
+        self._room.set()
+        self._pulled = False  # somebody receives or iterates
+        self._handlers: dict[EventName, list[Handler]] = {"message": [], "error": [], "close": []}
+        self._closing = False
+        self._over: RealtimeError | None = None  # what ends an iteration with an error
+        self._reader = asyncio.create_task(self._read(), name=f"realtime reader {target.profile.name}")
+
+    def __repr__(self) -> str:
+        state = "open" if self.close_code is None else f"closed {self.close_code}"
+        return f"<RealtimeConnection {self.target!r} {state}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ------------------------------------------------------------ sending
+
+    async def send(self, event: Mapping[str, Any] | str | bytes) -> None:
+        """One event: an object with its `type`, or JSON text as it is. Raises RealtimeError when the connection is
+        over.
+        """
+        if isinstance(event, str | bytes):
+            await self._send(event if isinstance(event, bytes) else event.encode())
+            return
+        if not isinstance(event, Mapping) or not isinstance(event.get("type"), str):
+            raise UsageError("an event is an object with a type, or JSON text")
+        try:
+            data = frame(event)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"the event cannot be written as JSON: {error}") from None
+        await self._send(data)
+
+    async def send_audio(self, pcm: bytes | bytearray | memoryview) -> None:
+        """Caller audio in the session's input format (24 kHz PCM16 unless it was changed)."""
+        data = memoryview(pcm).cast("B")
+        for start in range(0, len(data), _APPEND_BYTES):
+            piece = bytes(data[start : start + _APPEND_BYTES])
+            if self.target.profile.binary_audio:
+                await self._send(piece, text=False)
+            else:
+                await self._send(self._dialect.append(piece))
+
+    async def _send(self, data: bytes, *, text: bool = True) -> None:
+        try:
+            await self._socket.send(data, text=text)
+        except ConnectionClosed:
+            raise RealtimeError("the connection is closed", code="connection_closed") from None
+
+    # ------------------------------------------------------------ receiving
+
+    async def receive(self) -> RealtimeMessage:
+        """The next message. Cancelling takes effect at once and loses nothing.
+
+        Raises RealtimeError for an error envelope that ends the session (for every one, when strict), and with the code
+        `connection_closed` or `connection_lost` after the end.
+        """
+        self._pulled = True
+        message = await self._inbox.get()
+        if message is None:
+            self._inbox.put_nowait(None)  # for the others, and for next time
+            raise self._over or RealtimeError(f"the connection is closed ({self.close_code})", code="connection_closed")
+        if self._inbox.qsize() < _MAX_WAITING:
+            self._room.set()
+        if isinstance(message, RealtimeError):
+            raise message
+        return message
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> RealtimeMessage:
+        """Ends when either side closed in order; raises RealtimeError like `receive` otherwise."""
+        try:
+            return await self.receive()
+        except RealtimeError as error:
+            if error.code == "connection_closed":
+                raise StopAsyncIteration from None
+            raise
+
+    def on(self, name: EventName, handler: Handler) -> Self:
+        """Call `handler` (plain or async) for each "message" (RealtimeMessage), "error" (RealtimeError), at the "close"
+        (code, reason). Handlers run one after the other in the order of messages. Without anyone receiving or iterating
+        they are all that reads."""
+        if name not in self._handlers:
+            raise UsageError(f'{name!r} is not "message", "error" or "close"')
+        self._handlers[name].append(handler)
+        if name == "message":
+            self._room.set()  # what waited for a receiver goes to the handlers
+        return self
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close in order: returns when the service has answered, or two seconds later. Harmless when already closed."""
+        self._closing = True
+        await self._socket.close(code, reason)
+        if self._reader is asyncio.current_task():
+            return  # a handler closes: the reader ends after it
+        self._room.set()
+        if not self._reader.done():
+            await asyncio.wait([self._reader], timeout=CLOSE_S)
+        if not self._reader.done():  # a handler that does not come back
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+
+    # ------------------------------------------------------------ the reader
+
+    async def _read(self) -> None:
+        last_error: RealtimeError | None = None
+        try:
+            while True:
+                await self._wait_for_room()
+                data = await self._socket.recv()
+                message, error = self._understand(data)
+                raised = error is not None and (self._strict or self._ends_session(error))
+                last_error = None if raised else error
+                if self._pulled or not self._handlers["message"]:
+                    self._inbox.put_nowait(error if raised and error is not None else message)
+                await self._tell("message", message)
+                if error is not None:
+                    await self._tell("error", error)
+                await asyncio.sleep(0)  # a burst must not keep those it woke from running
+        except ConnectionClosed:
+            pass
+        finally:
+            self._finish(last_error)
+        await self._tell("close", self.close_code, self.close_reason)
+
+    async def _wait_for_room(self) -> None:
+        while self._inbox.qsize():
+            if not self._pulled and self._handlers["message"]:
+                waiting = self._inbox.get_nowait()
+                if isinstance(waiting, RealtimeMessage):
+                    await self._tell("message", waiting)
+                continue
+            if self._inbox.qsize() < _MAX_WAITING or self._closing:
+                return
+            self._room.clear()
+            await self._room.wait()
+
+    def _understand(self, data: str | bytes) -> tuple[RealtimeMessage, RealtimeError | None]:
+        if isinstance(data, bytes):
+            return RealtimeMessage(audio=data), None
+        event = read_object(data)
+        if isinstance(event, str):
+            return RealtimeMessage(text=data), None
+        kind = event.get("type")
+        if kind == "error":
+            code, message, param, request_id = read_error(event)
+            error = RealtimeError(
+                _redact(message, self.target), code=code, param=param or None, request_id=request_id or None
+            )
+            return RealtimeMessage(event=event, text=data), error
+        audio = None
+        if isinstance(kind, str) and GA_NAMES.get(kind, kind) == "response.output_audio.delta":
+            audio = _decoded(event.get("delta"))
+        return RealtimeMessage(event=event, text=data, audio=audio), None
+
+    def _ends_session(self, error: RealtimeError) -> bool:
+        return self._dialect.cure(error.code, error.message) in ("fatal", "rotate")
+
+    def _finish(self, last_error: RealtimeError | None) -> None:
+        code = self._socket.close_code
+        self.close_code = 1006 if code is None else code
+        self.close_reason = _redact(clean(self._socket.close_reason, MAX_MESSAGE), self.target)
+        if not self._closing:
+            if last_error is not None:
+                self._over = last_error  # said, and then closed: that was why
+            elif self.close_code not in (1000, 1001, 1005):
+                reason = f": {self.close_reason}" if self.close_reason else ""
+                self._over = RealtimeError(f"closed with {self.close_code}{reason}", code="connection_lost")
+        self._inbox.put_nowait(None)
+
+    async def _tell(self, name: EventName, *what: object) -> None:
+        for handler in list(self._handlers[name]):
+            try:
+                answer = handler(*what)
+                if inspect.isawaitable(answer):
+                    await answer
+            except Exception:
+                log.exception("realtime.handler_failed", on=name, profile=self.target.profile.name)
+
+
+def _decoded(delta: object) -> bytes | None:
+    if not isinstance(delta, str):
+        return None
+    try:
+        return pybase64.b64decode(delta, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _redact(text: str, target: Target) -> str:
+    return text.replace(target.api_key, "[key]") if target.api_key else text
+
+
+# ---------------------------------------------------------------- opening
+
+
+class _Dialling(websockets.connect):
+    """A redirect is an answer like any other: the key goes to the host it was meant for, or nowhere."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+async def open_socket(target: Target, *, timeout_s: float = 5.0) -> ClientConnection:
+    """The opening handshake with a service.
+
+    Raises RealtimeError: the code of the service's JSON answer where it gave one, else a word for its HTTP status, else
+    `connection_failed`, `connection_timeout` or `tls_failed`. `Dialect.cure` knows what each means.
+    """
+    url, headers, subprotocols = target.request()
+    try:
+        return await _Dialling(
+            url,
+            additional_headers=headers,
+            subprotocols=[Subprotocol(name) for name in subprotocols] or None,
+            compression=None,
+            proxy=None,
+            open_timeout=timeout_s,
+            ping_interval=PING_S,
+            ping_timeout=PING_S,
+            close_timeout=CLOSE_S,
+            max_size=MAX_FRAME_BYTES,
+            logger=_quiet,
+        )
+    except InvalidStatus as refusal:
+        error = _refusal(refusal, target)
+    except TimeoutError:
+        error = RealtimeError(f"{target.where} did not answer in {timeout_s:g} s", code="connection_timeout")
+    except ssl.SSLError as failure:
+        error = RealtimeError(f"TLS to {target.where} failed: {failure.reason}", code="tls_failed")
+    except OSError as failure:
+        why = failure.strerror or type(failure).__name__
+        error = RealtimeError(f"{target.where} cannot be reached: {why}", code="connection_failed")
+    except (WebSocketException, EOFError, ValueError, TypeError) as failure:
+        # Their texts may quote the request, and with it the key.
+        why = type(failure).__name__
+        error = RealtimeError(f"the handshake with {target.where} failed: {why}", code="connection_failed")
+    raise error
+
+
+def _refusal(refusal: InvalidStatus, target: Target) -> RealtimeError:
+    response = refusal.response
+    code = code_of_status(response.status_code)
+    message = f"{target.where} answered {response.status_code} {response.reason_phrase}".rstrip()
+    body = read_object(bytes(response.body or b""))
+    param, request_id = "", clean(response.headers.get("x-request-id"), 200)
+    if isinstance(body, dict):
+        said_code, said, param, said_id = read_error(body)
+        code = code if said_code == "unknown" else said_code
+        message = f"{message}: {said}"
+        request_id = request_id or said_id
+    return RealtimeError(_redact(message, target), code=code, param=param or None, request_id=request_id or None)

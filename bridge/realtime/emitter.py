@@ -1,0 +1,75 @@
+"""Named events and those who listen to them, for the client's side: `on`, `on_next`, `wait_for_next`, `dispatch`.
+
+The contract is the one of OpenAI's reference client, with its waits made of futures instead of polling: handlers run at
+once and in order, persistent ones first; what a handler raises goes to whoever dispatches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from bridge.errors import UsageError
+
+Listener = Callable[[Any], object]
+
+
+class Emitter:
+    def __init__(self) -> None:
+        self._listeners: dict[str, list[Listener]] = {}
+        self._next: dict[str, list[Listener]] = {}
+
+    def on(self, name: str, listener: Listener) -> Listener:
+        """Call `listener` with the payload of every event of this name."""
+        self._listeners.setdefault(name, []).append(listener)
+        return listener
+
+    def on_next(self, name: str, listener: Listener) -> Listener:
+        """The same for the next event only."""
+        self._next.setdefault(name, []).append(listener)
+        return listener
+
+    def off(self, name: str, listener: Listener | None = None) -> None:
+        """Forget a listener, or all of this name. Raises UsageError for one that does not listen."""
+        _forget(self._listeners, name, listener)
+
+    def off_next(self, name: str, listener: Listener | None = None) -> None:
+        _forget(self._next, name, listener)
+
+    def clear_event_handlers(self) -> None:
+        self._listeners.clear()
+        self._next.clear()
+
+    async def wait_for_next(self, name: str, timeout_s: float | None = None) -> Any:
+        """The payload of the next event of this name; None when `timeout_s` passes first."""
+        arrived: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def arrive(payload: Any) -> None:
+            if not arrived.done():
+                arrived.set_result(payload)
+
+        self.on_next(name, arrive)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await arrived
+        except TimeoutError:
+            return None
+        finally:
+            if arrive in self._next.get(name, ()):
+                self.off_next(name, arrive)
+
+    def dispatch(self, name: str, payload: Any) -> None:
+        for listener in list(self._listeners.get(name, ())):
+            listener(payload)
+        for listener in self._next.pop(name, ()):
+            listener(payload)
+
+
+def _forget(listeners: dict[str, list[Listener]], name: str, listener: Listener | None) -> None:
+    if listener is None:
+        listeners.pop(name, None)
+        return
+    if listener not in listeners.get(name, ()):
+        raise UsageError(f"{name}: this listener does not listen")
+    listeners[name].remove(listener)
