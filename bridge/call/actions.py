@@ -47,10 +47,6 @@ class Transfer(Action, frozen=True, tag=True, gc=False):
     target: str
 
 
-class SendDigits(Action, frozen=True, tag=True, gc=False):
-    digits: str
-
-
 # ---------------------------------------------------------------- to the model
 
 
@@ -156,7 +152,6 @@ AnyAction = (
     | DropStream
     | HangUp
     | Transfer
-    | SendDigits
     | OpenModel
     | CloseModel
     | SendCallerAudio

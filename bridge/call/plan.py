@@ -52,6 +52,7 @@ class ToolSpec(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]  # JSON Schema
     timeout_s: float = 10.0
     kind: str = "python"  # builtin, python, http
+    entry: str = ""  # python: package.module:function
     filler: str = ""  # what to play when it takes longer than a moment: a clip's name, or nothing
 
 
@@ -127,6 +128,7 @@ class AgentPlan(msgspec.Struct, frozen=True):
     clips: dict[str, bytes] = {}  # filler, apology, ... in the carrier's format
     fallback: Literal["hang_up", "transfer"] = "hang_up"  # when no model can be had, after the apology
     fallback_target: str = ""
+    transfer_targets: dict[str, str] = {}  # names the model may use -> numbers or SIP addresses
 
 
 class CallPlan(msgspec.Struct, frozen=True):

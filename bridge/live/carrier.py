@@ -1,0 +1,106 @@
+"""The carrier's REST side, performed: hang up, transfer, and what is done where it is not configured.
+
+Tried three times within two seconds where the carrier is busy; a call that is already gone counts as hung up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+import aiohttp
+import structlog
+
+from bridge.call import actions as do
+from bridge.call import events as ev
+from bridge.errors import CarrierError
+from bridge.live.driver import Driver
+from bridge.telephony import rest, twiml
+from bridge.tools.toolbox import CallInfo, Toolbox
+
+log = structlog.get_logger()
+
+_WAITS_S: Final = (0.0, 0.5, 1.0)
+_LIMIT: Final = aiohttp.ClientTimeout(total=5, connect=2)
+
+
+class HttpClient(Protocol):
+    """Performs one request; gives status and body."""
+
+    async def __call__(self, request: rest.Request) -> tuple[int, bytes]: ...
+
+
+class RestClient:
+    """The shared HTTP session towards the carrier."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __call__(self, request: rest.Request) -> tuple[int, bytes]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=_LIMIT, trust_env=False)
+        async with self._session.request(
+            request.method,
+            request.url,
+            data=list(request.form),
+            auth=aiohttp.BasicAuth(*request.auth),
+            allow_redirects=False,
+        ) as answer:
+            return answer.status, await answer.content.read(65_536)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class CallServices:
+    """What a call has done for it in tasks of its own: tools, hanging up, transferring."""
+
+    def __init__(
+        self, *, account: rest.Account | None, client: HttpClient, toolbox: Toolbox, transfer_caller_id: str = ""
+    ) -> None:
+        self._account = account
+        self._client = client
+        self._toolbox = toolbox
+        self._caller_id = transfer_caller_id
+
+    async def run_tool(self, driver: Driver, action: do.RunTool) -> None:
+        spec = next(spec for spec in driver.plan.session.tools if spec.name == action.name)
+        output, failed = await self._toolbox.run(spec, action.arguments, CallInfo(driver.plan, driver.deliver))
+        driver.deliver(ev.ToolFinished(action.tool_call_id, output, failed))
+
+    async def hang_up(self, driver: Driver) -> None:
+        """By REST; where that is not configured or fails, closing the stream lets the TwiML's next verb hang up."""
+        if self._account is not None:
+            error = await self._ask(rest.hang_up(self._account, driver.plan.carrier_call_id))
+            driver.deliver(ev.HandedOver("hang_up", error is None, error or ""))
+        else:
+            driver.deliver(ev.HandedOver("hang_up", True))
+
+    async def transfer(self, driver: Driver, target: str) -> None:
+        if self._account is None:
+            driver.deliver(ev.HandedOver("transfer", False, "no REST credentials are configured"))
+            return
+        document = twiml.document(twiml.dial(target, caller_id=self._caller_id or driver.plan.called))
+        error = await self._ask(rest.replace_document(self._account, driver.plan.carrier_call_id, document))
+        driver.deliver(ev.HandedOver("transfer", error is None, error or ""))
+
+    async def _ask(self, request: rest.Request) -> str | None:
+        """None: done; else what went wrong."""
+        said = ""
+        for wait_s in _WAITS_S:
+            await asyncio.sleep(wait_s)
+            try:
+                status, body = await self._client(request)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                said = type(error).__name__
+                continue
+            refusal: CarrierError | None = rest.error_of(status, body)
+            if refusal is None or rest.already_gone(refusal):
+                return None
+            said = str(refusal)
+            if status < 500 and status != 429:
+                break
+        log.warning("carrier_refused", request=repr(request), why=said)
+        return said

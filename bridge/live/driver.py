@@ -1,0 +1,262 @@
+"""Where one call meets time: facts are handled where they arrive, requests are performed before anything else happens.
+
+`deliver` is synchronous: decide, perform, re-arm one alarm. Facts that arise while requests are performed (a full
+outbox) wait their turn. One task owns the call: `run` holds a TaskGroup with the model's connection attempts and the
+tools, and ends when the core says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from bridge.call import actions as do
+from bridge.call import events as ev
+from bridge.call.machine import Call
+from bridge.call.plan import CallPlan
+from bridge.errors import EndReason
+
+log = structlog.get_logger()
+
+Watcher = Callable[[float, ev.Event, Sequence[do.Action]], None]
+_CLOSING_S = 2.0
+
+
+class Phone(Protocol):
+    """The caller's leg as the driver uses it."""
+
+    def play(self, action: do.PlayAudio) -> None: ...
+    def mark(self, action: do.PlaceMark) -> None: ...
+    def clear(self) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Model(Protocol):
+    """The model's leg as the driver uses it."""
+
+    def send_audio(self, audio: bytes) -> None: ...
+    def send_silence(self, ms: float) -> None: ...
+    def request(self, action: do.Action) -> None: ...
+    def cleared(self) -> None: ...
+    def open(self, action: do.OpenModel) -> None: ...
+    def close(self) -> None: ...
+
+
+class Outside(Protocol):
+    """Tools and the carrier's REST side: what takes time and is awaited in a task of the call."""
+
+    async def run_tool(self, driver: Driver, action: do.RunTool) -> None: ...
+    async def hang_up(self, driver: Driver) -> None: ...
+    async def transfer(self, driver: Driver, target: str) -> None: ...
+
+
+class Driver:
+    """Runs one `Call`: decides with it, performs what it asks, keeps its one alarm."""
+
+    def __init__(self, plan: CallPlan, *, outside: Outside) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.plan = plan
+        self.call = Call(plan, self.now)
+        self.phone: Phone = _NoPhone()
+        self._replaced: Phone = self.phone
+        self.model: Model = _NoModel()
+        self._outside = outside
+        self._watchers: Sequence[Watcher] = ()
+        self._frame_watchers: Sequence[Watcher] = ()
+        self._inbox: deque[ev.Event] = deque()
+        self._handling = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
+        self._tools: dict[str, asyncio.Task[None]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self.ended: asyncio.Future[EndReason] = self._loop.create_future()
+        self._perform: dict[type[do.Action], Callable[[Any], None]] = {
+            do.SendCallerAudio: lambda action: self.model.send_audio(action.audio),
+            do.PlayAudio: lambda action: self.phone.play(action),
+            do.PlaceMark: lambda action: self.phone.mark(action),
+            do.ClearPlayback: self._clear,
+            do.DropStream: lambda action: self._replaced.close(),
+            do.SendSilence: lambda action: self.model.send_silence(action.ms),
+            do.OpenModel: lambda action: self.model.open(action),
+            do.CloseModel: lambda action: self.model.close(),
+            do.RunTool: self._run_tool,
+            do.AbandonTool: self._abandon_tool,
+            do.HangUp: self._hang_up,
+            do.Transfer: self._transfer,
+            do.Note: self._note,
+            do.EndCall: self._end,
+        }
+
+    # ------------------------------------------------------------ facts in, requests out
+
+    @property
+    def now(self) -> float:
+        """Milliseconds on the loop's clock."""
+        return self._loop.time() * 1000.0
+
+    def deliver(self, event: ev.Event) -> None:
+        """A fact. It is decided and performed before this returns, unless it arises inside another's performance."""
+        if self.ended.done():
+            return
+        if self._handling:
+            self._inbox.append(event)
+            return
+        self._handling = True
+        try:
+            self._take(event)
+            while self._inbox:
+                self._take(self._inbox.popleft())
+        finally:
+            self._handling = False
+        self._arm()
+
+    def watch(self, watchers: Sequence[Watcher], frame_watchers: Sequence[Watcher] = ()) -> None:
+        """Observers of every (now, fact, requests), in the call's own milliseconds.
+
+        Frames (CallerSpoke) are shown only to `frame_watchers`: at fifty a second they are worth their own list.
+        """
+        self._watchers, self._frame_watchers = watchers, frame_watchers
+
+    def attach(self, phone: Phone, stream_id: str) -> None:
+        """The carrier opened its stream and proved who it is. What an older stream may still say is no longer heard."""
+        self._replaced, self.phone = self.phone, phone
+        self.deliver(ev.StreamStarted(stream_id))
+
+    def _take(self, event: ev.Event) -> None:
+        now = self._loop.time() * 1000.0
+        try:
+            actions = self.call.handle(event, now)
+            for action in actions:
+                perform = self._perform.get(type(action))
+                if perform is not None:
+                    perform(action)
+                else:
+                    self.model.request(action)
+        except Exception:
+            self._break(event)
+            return
+        if type(event) is ev.CallerSpoke:
+            watchers = self._frame_watchers
+        else:
+            self.phone.flush()
+            watchers = self._watchers
+        if watchers:
+            at = self.call.elapsed(now)
+            for watch in watchers:
+                watch(at, event, actions)
+
+    def _break(self, event: ev.Event) -> None:
+        """An invariant broke: this call ends, loudly, and no other notices."""
+        log.exception("call_broke", call_id=self.plan.call_id, fact=type(event).__name__)
+        if not self.ended.done():
+            self.ended.set_result(EndReason.BUG)
+
+    def _arm(self) -> None:
+        due = self.call.deadline()
+        if due is None:
+            return
+        if self._alarm is not None:
+            if due >= self._alarm_at - 0.5:
+                return  # it rings early and is set anew: cheaper than moving it with every frame
+            self._alarm.cancel()
+        self._alarm_at = due
+        self._alarm = self._loop.call_at(due / 1000.0, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        due = self.call.deadline()
+        if due is not None and due <= self.now:
+            self.deliver(ev.DeadlineReached())
+        else:
+            self._arm()
+
+    # ------------------------------------------------------------ performing
+
+    def _clear(self, action: do.ClearPlayback) -> None:
+        self.phone.clear()
+        self.model.cleared()
+
+    def _run_tool(self, action: do.RunTool) -> None:
+        self._tools[action.tool_call_id] = self.spawn(self._outside.run_tool(self, action), f"tool {action.name}")
+        self._tools[action.tool_call_id].add_done_callback(lambda _: self._tools.pop(action.tool_call_id, None))
+
+    def _abandon_tool(self, action: do.AbandonTool) -> None:
+        task = self._tools.pop(action.tool_call_id, None)
+        if task is not None:
+            task.cancel()
+
+    def _hang_up(self, action: do.HangUp) -> None:
+        self.spawn(self._outside.hang_up(self), "hang up")
+
+    def _transfer(self, action: do.Transfer) -> None:
+        self.spawn(self._outside.transfer(self, action.target), "transfer")
+
+    def _note(self, action: do.Note) -> None:
+        log.info(action.what, call_id=self.plan.call_id, detail=action.detail)
+
+    def _end(self, action: do.EndCall) -> None:
+        if not self.ended.done():
+            self.ended.set_result(action.reason)
+
+    # ------------------------------------------------------------ the task that owns the call
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task of this call; it never outlives it."""
+        assert self._tasks is not None, "a call's tasks live while it runs"
+        return self._tasks.create_task(work, name=f"{name} of {self.plan.call_id}")
+
+    async def run(self) -> EndReason:
+        """The call, from the webhook to its end. Closes both legs whatever happens."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self.deliver(ev.CallRouted())
+                reason = await asyncio.shield(self.ended)
+                self._close()
+                await self._let_finish()
+        except ExceptionGroup:
+            log.exception("call_task_broke", call_id=self.plan.call_id)
+            reason = EndReason.BUG
+        finally:
+            self._close()
+        return reason
+
+    async def _let_finish(self) -> None:
+        """What still runs (a hang-up on its way) gets a moment, then it is cancelled."""
+        me = asyncio.current_task()
+        assert self._tasks is not None
+        others = [task for task in self._tools.values() if task is not me]
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others, timeout=_CLOSING_S)
+
+    def _close(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self.model.close()
+        self.phone.close()
+
+
+class _NoPhone:
+    """Before the stream is there: the core plays nothing to it."""
+
+    def play(self, action: do.PlayAudio) -> None: ...
+    def mark(self, action: do.PlaceMark) -> None: ...
+    def clear(self) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class _NoModel:
+    def send_audio(self, audio: bytes) -> None: ...
+    def send_silence(self, ms: float) -> None: ...
+    def request(self, action: do.Action) -> None: ...
+    def cleared(self) -> None: ...
+    def open(self, action: do.OpenModel) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,355 @@
+"""The model's leg: sessions with the model service, opened, configured, spoken to, and lost.
+
+What to do about a lost session is decided by the core; here is only how one is opened: connect (a second attempt
+races the first when that is slow), wait for the service's greeting, configure, seed what was said before, and read
+back the formats it really uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from bridge.audio.formats import AudioFormat
+from bridge.audio.path import CallerToModel, ModelToCaller
+from bridge.call import actions as do
+from bridge.call import events as ev
+from bridge.errors import RealtimeError, UsageError
+from bridge.live import connect
+from bridge.live.driver import Driver
+from bridge.realtime import dialect as words
+from bridge.realtime.profiles import Target
+
+log = structlog.get_logger()
+
+_HEDGE_S: Final = 1.5
+_PING_S: Final = 5.0
+_CONFIRM_S: Final = 2.0  # a service that does not confirm its configuration is taken at its word after this
+_STALLED_BYTES: Final = 1 << 20
+
+
+class ModelSocket(Protocol):
+    """What a session needs of its socket; `CallSocket` is one."""
+
+    @property
+    def waiting_bytes(self) -> int: ...
+    def send(self, payload: bytes) -> None: ...
+    def send_binary(self, payload: bytes) -> None: ...
+    def keep_alive(self, *, every_s: float, within_s: float) -> None: ...
+    def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+
+class Dial(Protocol):
+    """How a socket to the service is opened; `connect.dial` is the real one."""
+
+    def __call__(
+        self,
+        url: str,
+        headers: Sequence[tuple[str, str]],
+        subprotocols: Sequence[str],
+        *,
+        on_message: Callable[[bytes, bool], None],
+        on_closed: Callable[[int, str], None],
+    ) -> Awaitable[ModelSocket]: ...
+
+
+class ModelLeg:
+    """All sessions of one call, one after the other. `targets` stand in the order of the plan's models."""
+
+    def __init__(
+        self, driver: Driver, targets: Sequence[Target], *, caller: AudioFormat, dial: Dial = connect.dial
+    ) -> None:
+        self.driver = driver
+        self._targets = targets
+        self.caller = caller
+        self.dial = dial
+        self._session: Session | None = None
+        plan = driver.plan
+        self._uplink_bytes = int(plan.agent.policies.uplink_frame_ms * caller.bytes_per_ms)
+        self._uplink = bytearray()
+
+    # ------------------------------------------------------------ requests
+
+    def open(self, action: do.OpenModel) -> None:
+        self._drop()
+        self._session = Session(self, action, self._targets[action.service])
+        self._session.start()
+
+    def close(self) -> None:
+        """End the session, if there is one. Closing twice is harmless."""
+        self._drop()
+
+    def _drop(self) -> None:
+        self._uplink.clear()
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.close()
+
+    def current(self, session: Session) -> bool:
+        return self._session is session
+
+    def send_audio(self, audio: bytes) -> None:
+        session = self._session
+        if session is None:
+            return
+        if len(audio) < self._uplink_bytes or self._uplink:
+            self._uplink += audio
+            if len(self._uplink) < self._uplink_bytes:
+                return
+            audio = bytes(self._uplink)
+            self._uplink.clear()
+        session.send_audio(audio)
+
+    def send_silence(self, ms: float) -> None:
+        if self._session is not None:
+            self._session.send_audio(
+                self.caller.silence * int(ms * self.caller.bytes_per_ms / self.caller.sample_bytes)
+            )
+
+    def request(self, action: do.Action) -> None:
+        if self._session is not None:
+            self._session.request(action)
+
+    def cleared(self) -> None:
+        """Playback was cleared: what comes next has nothing to do with what came before."""
+        if self._session is not None and self._session.down is not None:
+            self._session.down.reset()
+
+
+class Session:
+    """One session: from dialling to its end."""
+
+    def __init__(self, leg: ModelLeg, action: do.OpenModel, target: Target) -> None:
+        self._leg = leg
+        self._driver = leg.driver
+        self._number = action.session
+        self._history = action.history
+        self._target = target
+        self._dialect = target.dialect()
+        self._decoder = self._dialect.decoder()
+        self._loop = asyncio.get_running_loop()
+        self._socket: ModelSocket | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._timers: list[asyncio.TimerHandle] = []
+        self._ready = False
+        self._closed = False
+        self._configured = False
+        self._sent_at = 0.0
+        self.up: CallerToModel | None = None
+        self.down: ModelToCaller | None = None
+        self.unknown = 0  # frames that meant nothing to us
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    # ------------------------------------------------------------ opening
+
+    def start(self) -> None:
+        self._tasks = [self._driver.spawn(self._open(), f"session {self._number}")]
+
+    async def _open(self) -> None:
+        try:
+            socket, line = await self._race()
+        except RealtimeError as error:
+            self._lost(error)
+            return
+        self._socket = socket
+        socket.keep_alive(every_s=_PING_S, within_s=_PING_S)
+        line.join(self)
+
+    async def _race(self) -> tuple[ModelSocket, _Line]:
+        """The first connection that opens; a second attempt starts when the first is slow."""
+        attempts = [asyncio.ensure_future(self._dial())]
+        try:
+            pending, _ = await asyncio.wait(attempts, timeout=_HEDGE_S)
+            if not pending:
+                attempts.append(asyncio.ensure_future(self._dial()))
+            waiting = set(attempts)
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                opened = [task.result() for task in done if task.exception() is None]
+                for socket, _ in opened[1:]:
+                    socket.close()
+                if opened:
+                    return opened[0]
+            error = attempts[0].exception()
+            assert error is not None, "no attempt is left and none opened"
+            raise error
+        finally:
+            for task in attempts:
+                task.cancel()
+
+    async def _dial(self) -> tuple[ModelSocket, _Line]:
+        line = _Line()
+        url, headers, subprotocols = self._target.request()
+        socket = await self._leg.dial(url, headers, subprotocols, on_message=line.message, on_closed=line.closed)
+        return socket, line
+
+    def receive(self, payload: bytes, is_text: bool) -> None:
+        """One frame of the service."""
+        if self._closed:
+            return
+        for fact in self._decoder.decode(payload) if is_text else self._decoder.decode_binary(payload):
+            if isinstance(fact, words.AudioDelta):
+                self._spoke(fact)
+            elif isinstance(fact, ev.Event):
+                self._driver.deliver(fact)
+            elif isinstance(fact, words.SessionCreated):
+                self._configure()
+            elif isinstance(fact, words.SessionUpdated):
+                self._confirmed(fact)
+            else:
+                self.unknown += 1
+            if self.closed:
+                return
+
+    def _configure(self) -> None:
+        """The service greeted us: say what we want, and what was said before."""
+        if self._configured or self._socket is None:
+            return
+        self._configured = True
+        self._send(self._dialect.session_update(self._driver.plan.session))
+        for frame in self._dialect.history(self._history):
+            self._send(frame)
+        if not self._target.profile.confirms_update:
+            self._confirmed(words.SessionUpdated())
+        else:
+            self._timers.append(self._loop.call_later(_CONFIRM_S, self._confirmed, words.SessionUpdated()))
+
+    def _confirmed(self, fact: words.SessionUpdated) -> None:
+        if self._ready or not self._configured:
+            return
+        self._ready = True
+        plan = self._driver.plan.session
+        caller = self._leg.caller
+        try:
+            heard = AudioFormat(
+                fact.input_encoding or plan.model_encoding,
+                fact.input_rate_hz or _rate(fact.input_encoding, plan.model_rate_hz),
+            )
+            spoken = AudioFormat(
+                fact.output_encoding or plan.model_encoding,
+                fact.output_rate_hz or _rate(fact.output_encoding, plan.model_rate_hz),
+            )
+        except UsageError as error:
+            self._lost(RealtimeError(str(error), code="refused"))
+            return
+        self.up = CallerToModel(caller, heard)
+        self.down = ModelToCaller(spoken, caller)
+        keepalive_s = self._target.profile.keepalive_s
+        if keepalive_s:
+            self._timers.append(self._loop.call_later(keepalive_s, self._keep_alive, keepalive_s))
+        life_s = None
+        if fact.expires_at is not None:
+            # A date, so the only place where the wall clock counts; to the minute, because it never matters more.
+            left_s = round((fact.expires_at - time.time()) / 60) * 60.0
+            life_s = left_s if 0 < left_s < 86_400 else None
+        self._driver.deliver(ev.ModelReady(self._number, life_s))
+
+    def _keep_alive(self, every_s: float) -> None:
+        if self._loop.time() - self._sent_at >= every_s * 0.9:
+            self._send(self._dialect.keepalive())
+        self._timers.append(self._loop.call_later(every_s, self._keep_alive, every_s))
+        del self._timers[:-2]
+
+    # ------------------------------------------------------------ open
+
+    def _spoke(self, delta: words.AudioDelta) -> None:
+        if self.down is None:
+            return  # audio before the session was agreed on is not for this caller
+        audio = self.down.push(delta.audio)
+        self._driver.deliver(
+            ev.ModelSpoke(
+                delta.response_id, delta.item_id, delta.content_index, audio, len(audio) / self._leg.caller.bytes_per_ms
+            )
+        )
+
+    def send_audio(self, audio: bytes) -> None:
+        if self.up is None or self._socket is None:
+            return
+        sound = self.up.push(audio)
+        if self._target.profile.binary_audio:
+            self._socket.send_binary(sound)
+        else:
+            self._socket.send(self._dialect.append(sound))
+        self._sent_at = self._loop.time()
+        if self._socket.waiting_bytes > _STALLED_BYTES:
+            self._lost(RealtimeError("the service stopped reading", code="connection_lost"))
+
+    def request(self, action: do.Action) -> None:
+        for frame in self._dialect.encode(action):
+            self._send(frame)
+
+    def _send(self, frame: bytes) -> None:
+        if self._socket is not None:
+            self._sent_at = self._loop.time()
+            self._socket.send(frame)
+
+    # ------------------------------------------------------------ ending
+
+    def socket_closed(self, code: int, reason: str) -> None:
+        self._lost(RealtimeError(f"the connection closed ({code} {reason})".replace(" )", ")"), code="connection_lost"))
+
+    def _lost(self, error: RealtimeError) -> None:
+        if self._closed or not self._leg.current(self):
+            return
+        cure = self._dialect.cure(error.code, error.message)
+        log.warning("model_session_lost", call_id=self._driver.plan.call_id, code=error.code, why=error.message)
+        self._driver.deliver(
+            ev.ModelLost(
+                self._number,
+                error.code,
+                "fatal" if cure == "fatal" else "rotate" if cure == "rotate" else "retry",
+                getattr(error, "retry_after_s", None),
+            )
+        )
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for timer in self._timers:
+            timer.cancel()
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        if self._socket is not None:
+            self._socket.close()
+
+
+class _Line:
+    """One attempt's callbacks. What comes before its session listens is kept; a line that lost is never heard."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[bytes, bool]] = []
+        self._kept_close: tuple[int, str] | None = None
+        self._session: Session | None = None
+
+    def join(self, session: Session) -> None:
+        self._session = session
+        for payload, is_text in self._kept:
+            session.receive(payload, is_text)
+        self._kept.clear()
+        if self._kept_close is not None:
+            session.socket_closed(*self._kept_close)
+
+    def message(self, payload: bytes, is_text: bool) -> None:
+        if self._session is not None:
+            self._session.receive(payload, is_text)
+        else:
+            self._kept.append((payload, is_text))
+
+    def closed(self, code: int, reason: str) -> None:
+        if self._session is not None:
+            self._session.socket_closed(code, reason)
+        else:
+            self._kept_close = (code, reason)
+
+
+def _rate(encoding: str | None, wanted_hz: int) -> int:
+    return 8000 if encoding in ("mulaw", "alaw") else wanted_hz

@@ -1,0 +1,304 @@
+"""A WebSocket for calls: whole data frames go straight from the transport to a callback and back, without a task, a
+queue or an await.
+
+The `websockets` library's protocol (RFC 6455, sans-I/O) stays the judge of everything uncommon: handshake, control
+frames, fragments, errors and closing. Only a whole, unfragmented data frame in an open connection, which is every
+audio frame, is read and written here directly.
+
+Laws: `on_message` is called synchronously for each message; `on_closed` exactly once; nothing is delivered after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from websockets.frames import Opcode
+from websockets.protocol import Protocol as WireProtocol
+from websockets.protocol import Side, State
+from websockets.server import ServerProtocol
+from websockets.utils import apply_mask
+
+_TEXT: Final = 0x81
+_BINARY: Final = 0x82
+_CLOSE_WAIT_S = 1.0
+
+
+class Writable(Protocol):
+    """The part of asyncio.Transport used here."""
+
+    def write(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def is_closing(self) -> bool: ...
+    def get_write_buffer_size(self) -> int: ...
+
+
+Message = Callable[[bytes, bool], None]  # (payload, is_text)
+Closed = Callable[[int, str], None]  # (close code, 1006 when there was none; reason)
+
+
+class CallSocket:
+    """One side of an open WebSocket. `max_bytes` bounds a message; a larger one closes with 1009."""
+
+    def __init__(
+        self,
+        wire: WireProtocol,
+        transport: Writable,
+        *,
+        max_bytes: int,
+        on_message: Message,
+        on_closed: Closed,
+    ) -> None:
+        assert wire.state is State.OPEN, "the handshake comes first"
+        self._wire = wire
+        self._transport = transport
+        self._max_bytes = max_bytes
+        self.on_message = on_message
+        self._on_closed: Closed | None = on_closed
+        self._masked_in = wire.side is Side.SERVER
+        self._masks = _Masks() if wire.side is Side.CLIENT else None
+        self._rest = bytearray()  # an incomplete frame
+        self._need = 2
+        self._leaving = False  # a close was sent: what still comes is not delivered
+        self._in_fragments = False
+        self._fragments: list[bytes] = []
+        self._fragments_text = True
+        self._alarm: asyncio.TimerHandle | None = None
+        self._unanswered = False
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # ------------------------------------------------------------ reading
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the transport."""
+        if self._on_closed is None:
+            return
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._need:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        self._unanswered = False
+        at, end = 0, len(data)
+        while end - at >= 2:
+            head, second = data[at], data[at + 1]
+            length = second & 0x7F
+            body = at + 2
+            if length == 126:
+                if end - at < 4:
+                    break
+                length = (data[at + 2] << 8) | data[at + 3]
+                body = at + 4
+            elif length == 127:
+                if end - at < 10:
+                    break
+                length = int.from_bytes(data[at + 2 : at + 10], "big")
+                body = at + 10
+            masked = second & 0x80
+            after = body + length + (4 if masked else 0)
+            if length > self._max_bytes:
+                self._fail_too_big()
+                return
+            if after > end:
+                self._need = after - at
+                self._rest += data[at:]
+                return
+            if self._leaving:
+                self._uncommon(data[at:after])
+            elif (head == _TEXT or head == _BINARY) and not self._in_fragments and bool(masked) == self._masked_in:
+                payload = apply_mask(data[body + 4 : after], data[body : body + 4]) if masked else data[body:after]
+                self.on_message(payload, head == _TEXT)
+            else:
+                self._uncommon(data[at:after])
+            if self.finished:
+                return
+            at = after
+        if at < end:
+            self._need = 2
+            self._rest += data[at:]
+
+    def feed_end(self) -> None:
+        """The transport will bring no more."""
+        self._wire.receive_eof()
+        self._finish()
+
+    def _uncommon(self, frame: bytes) -> None:
+        self._wire.receive_data(frame)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Do what the library's protocol decided: deliver, answer, close."""
+        for event in self._wire.events_received():
+            opcode, fin, data = getattr(event, "opcode", None), getattr(event, "fin", True), getattr(event, "data", b"")
+            if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+                self._fragments_text = opcode is Opcode.TEXT
+                self._fragments = [bytes(data)]
+                self._in_fragments = not fin
+            elif opcode is Opcode.CONT:
+                self._fragments.append(bytes(data))
+                self._in_fragments = not fin
+            else:
+                continue
+            if fin:
+                whole, self._fragments = b"".join(self._fragments), []
+                if self._on_closed is not None and not self._leaving:
+                    self.on_message(whole, self._fragments_text)
+        self._flush()
+
+    def _fail_too_big(self) -> None:
+        self._wire.fail(1009, "message too big")
+        self._flush()
+        self._finish()
+
+    def _flush(self) -> None:
+        for data in self._wire.data_to_send():
+            if data:
+                if not self._transport.is_closing():
+                    self._transport.write(data)
+            else:
+                self._transport.close()
+                self._finish()
+                return
+        if self._wire.close_rcvd is not None:
+            self._transport.close()
+            self._finish()
+
+    @property
+    def finished(self) -> bool:
+        """Nothing more is delivered."""
+        return self._on_closed is None
+
+    # ------------------------------------------------------------ writing
+
+    @property
+    def open(self) -> bool:
+        return self._on_closed is not None and self._wire.state is State.OPEN
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes given to the transport that the network has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
+    def send(self, payload: bytes) -> None:
+        """One text message, now. On a closing socket it is lost, as it would be on the way."""
+        if self.open:
+            self._transport.write(self._frame(payload, _TEXT))
+
+    def send_binary(self, payload: bytes) -> None:
+        if self.open:
+            self._transport.write(self._frame(payload, _BINARY))
+
+    def send_all(self, payloads: Iterable[bytes]) -> None:
+        """Several text messages in one write."""
+        if self.open:
+            self._transport.write(b"".join([self._frame(payload, _TEXT) for payload in payloads]))
+
+    def _frame(self, payload: bytes, head: int) -> bytes:
+        length = len(payload)
+        masks = self._masks
+        if masks is None:
+            if length < 126:
+                return bytes((head, length)) + payload
+            if length < 65536:
+                return bytes((head, 126, length >> 8, length & 0xFF)) + payload
+            return bytes((head, 127)) + length.to_bytes(8, "big") + payload
+        mask = masks.next()
+        masked = apply_mask(payload, mask)
+        if length < 126:
+            return bytes((head, 0x80 | length)) + mask + masked
+        if length < 65536:
+            return bytes((head, 254, length >> 8, length & 0xFF)) + mask + masked
+        return bytes((head, 255)) + length.to_bytes(8, "big") + mask + masked
+
+    # ------------------------------------------------------------ staying alive, and ending
+
+    def keep_alive(self, *, every_s: float, within_s: float) -> None:
+        """Ping a silent peer every `every_s`; give it up when nothing at all came for `within_s` after a ping."""
+        loop = asyncio.get_running_loop()
+
+        def ping() -> None:
+            if not self.open:
+                return
+            self._unanswered = True
+            self._wire.send_ping(os.urandom(4))
+            self._flush()
+            self._alarm = loop.call_later(within_s, check)
+
+        def check() -> None:
+            if self._unanswered:
+                self._wire.fail(1011, "no answer to a ping")
+                self._transport.abort()
+                self._finish()
+            else:
+                self._alarm = loop.call_later(max(every_s - within_s, 0.1), ping)
+
+        self._alarm = loop.call_later(every_s, ping)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin to close; a peer that does not answer within a second is cut off. Closing twice is harmless."""
+        if self._on_closed is None or self._wire.state is not State.OPEN:
+            return
+        self._leaving = True
+        self._wire.send_close(code, reason)
+        self._flush()
+        if self._on_closed is not None:
+            self._stop_alarm()
+            self._alarm = asyncio.get_running_loop().call_later(_CLOSE_WAIT_S, self._give_up)
+
+    def abort(self) -> None:
+        """Cut the connection without a word."""
+        self._transport.abort()
+        self._finish()
+
+    def _give_up(self) -> None:
+        self._transport.abort()
+        self._finish()
+
+    def _stop_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _finish(self) -> None:
+        if self._on_closed is None:
+            return
+        on_closed, self._on_closed = self._on_closed, None
+        self._stop_alarm()
+        self._rest.clear()
+        received = self._wire.close_rcvd
+        sent = self._wire.close_sent
+        if received is not None:
+            code, reason = int(received.code), received.reason
+        elif sent is not None:
+            code, reason = int(sent.code), sent.reason
+        else:
+            code, reason = 1006, ""
+        if not self.closed.done():
+            self.closed.set_result(None)
+        on_closed(code, reason)
+
+
+class _Masks:
+    """Masking keys, unpredictable as RFC 6455 section 5.3 asks, drawn from the system a page at a time."""
+
+    __slots__ = ("_at", "_page")
+
+    def __init__(self) -> None:
+        self._page = b""
+        self._at = 0
+
+    def next(self) -> bytes:
+        at = self._at
+        if at >= len(self._page):
+            self._page, at = os.urandom(1024), 0
+        self._at = at + 4
+        return self._page[at : at + 4]
+
+
+def server_wire(max_bytes: int) -> WireProtocol:
+    """The server's side of a connection whose handshake somebody else has done."""
+    return ServerProtocol(state=State.OPEN, max_size=max_bytes)

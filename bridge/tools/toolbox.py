@@ -1,0 +1,137 @@
+"""The tools of one agent: found by name, arguments checked, run under the call's own time limit (the core's deadline).
+
+A tool is a coroutine function `(arguments: dict, call: CallInfo) -> JSON-able`. What it raises becomes an error the
+model is told in one line; the traceback goes to the log. Assume the model is hostile: arguments are checked against
+the schema, names against the agent's list.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import msgspec
+import structlog
+
+from bridge.call import events as ev
+from bridge.call.plan import CallPlan, ToolSpec
+from bridge.errors import UsageError
+
+log = structlog.get_logger()
+
+_MOST_OUTPUT = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """What a tool may know and do about the call it serves."""
+
+    plan: CallPlan
+    tell: Callable[[ev.Event], None] = field(repr=False)  # give the call a fact, such as HangUpWished
+
+
+Tool = Callable[[dict[str, Any], CallInfo], Awaitable[Any]]
+
+
+class Toolbox:
+    """Tools by name. `add` your own; those of `spec.kind` "python" are imported when first needed."""
+
+    def __init__(self, tools: Mapping[str, Tool] | None = None) -> None:
+        from bridge.tools.builtin import BUILTIN
+
+        self._tools: dict[str, Tool] = {**BUILTIN, **(tools or {})}
+
+    def add(self, name: str, tool: Tool) -> None:
+        if name in self._tools:
+            raise UsageError(f"there is already a tool {name!r}")
+        self._tools[name] = tool
+
+    async def run(self, spec: ToolSpec, arguments: str, call: CallInfo) -> tuple[str, bool]:
+        """(JSON text for the model, whether it failed). Never raises but CancelledError."""
+        try:
+            given = msgspec.json.decode(arguments or "{}")
+        except (msgspec.DecodeError, RecursionError):
+            return _failed("the arguments are not JSON"), True
+        if not isinstance(given, dict):
+            return _failed("the arguments are not an object"), True
+        mistake = mismatch(given, spec.parameters)
+        if mistake:
+            return _failed(mistake), True
+        tool = self._find(spec)
+        if tool is None:
+            return _failed("the tool is not installed"), True
+        try:
+            answer = await tool(given, call)
+            text = answer if isinstance(answer, str) else json.dumps(answer)
+        except Exception as error:
+            log.exception("tool_failed", call_id=call.plan.call_id, tool=spec.name)
+            return _failed(f"{type(error).__name__}"), True
+        if len(text) > _MOST_OUTPUT:
+            return _failed("the answer was too long"), True
+        return text, False
+
+    def _find(self, spec: ToolSpec) -> Tool | None:
+        if spec.kind == "python" and spec.name not in self._tools and spec.entry:
+            self._tools[spec.name] = load(spec.entry)
+        return self._tools.get(spec.name)
+
+
+def load(entry: str) -> Tool:
+    """A tool from `package.module:function`. Raises UsageError for what is not an importable async function."""
+    module, _, name = entry.partition(":")
+    try:
+        tool = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"tool {entry!r} cannot be imported: {error}") from error
+    if not inspect.iscoroutinefunction(tool):
+        raise UsageError(f"tool {entry!r} is not an async function")
+    return tool  # type: ignore[no-any-return]  # getattr gives Any; what it is was just checked
+
+
+def _failed(why: str) -> str:
+    return json.dumps({"error": why})
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "string": str,
+    "number": (int, float),
+    "integer": int,
+    "boolean": bool,
+    "object": dict,
+    "array": list,
+}
+
+
+def mismatch(given: Any, schema: Mapping[str, Any], where: str = "arguments") -> str:
+    """The first way in which a value breaks a JSON Schema, in words; empty: none.
+
+    Knows type, required, properties, enum, items, additionalProperties: what tool schemas of realtime models use.
+    """
+    kind = schema.get("type")
+    if isinstance(kind, str) and kind in _TYPES:
+        fits = isinstance(given, _TYPES[kind]) and not (isinstance(given, bool) and kind in ("number", "integer"))
+        if not fits:
+            return f"{where} should be of type {kind}"
+    if "enum" in schema and given not in schema["enum"]:
+        return f"{where} should be one of {schema['enum']}"
+    if isinstance(given, dict):
+        properties = schema.get("properties", {})
+        missing = [name for name in schema.get("required", ()) if name not in given]
+        if missing:
+            return f"{where} lacks {', '.join(missing)}"
+        if schema.get("additionalProperties") is False:
+            extra = [name for name in given if name not in properties]
+            if extra:
+                return f"{where} has unknown fields: {', '.join(extra)}"
+        for name, value in given.items():
+            if name in properties and (mistake := mismatch(value, properties[name], f"{where}.{name}")):
+                return mistake
+    if isinstance(given, list) and isinstance(schema.get("items"), dict):
+        for number, value in enumerate(given):
+            if mistake := mismatch(value, schema["items"], f"{where}[{number}]"):
+                return mistake
+    return ""

@@ -1,0 +1,219 @@
+"""The media socket: a stream proves which call it belongs to, then it is that call's leg.
+
+Order of proof: the signature on the upgrade where there is one, `start` within five seconds, the single-use token and
+the carrier's call id in it. Anything else closes with 1008, before a session with a model has anything to do with it.
+Sockets that have not proven themselves are counted, in all and per address.
+
+aiohttp answers the upgrade; from then on bytes go straight from the transport to `CallSocket`, without a task switch
+per frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections import Counter
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from bridge.audio.formats import AudioFormat
+from bridge.errors import UsageError
+from bridge.live.phone import PhoneLeg
+from bridge.live.switchboard import Switchboard
+from bridge.live.websocket import CallSocket, server_wire
+from bridge.telephony import twilio
+from bridge.telephony.signature import Validator, Verdict
+
+log = structlog.get_logger()
+
+MAX_BYTES: Final = 65_536
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+_PING_S: Final = 10.0
+_PONG_S: Final = 5.0
+_TOKEN: Final = "token"
+_POLICY: Final = 1008
+
+
+class MediaDoor:
+    """Where media streams come in. `header_required`: an upgrade without a signature is refused outright."""
+
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        validator: Validator | None,
+        *,
+        start_s: float = 5.0,
+        pre_start: int = 200,
+        pre_start_per_ip: int = 10,
+    ) -> None:
+        self._switchboard = switchboard
+        self._validator = validator
+        self._start_s = start_s
+        self._most = pre_start
+        self._most_per_ip = pre_start_per_ip
+        self._waiting: Counter[str] = Counter()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """GET /twilio/media."""
+        key = request.headers.get("Sec-WebSocket-Key", "")
+        if request.headers.get("Upgrade", "").lower() != "websocket" or not _is_key(key):
+            return web.Response(status=426, text="This address speaks WebSocket.\n", headers={"Upgrade": "websocket"})
+        if self._validator is not None and "X-Twilio-Signature" in request.headers:
+            if self._validator.judge_socket(request.raw_path, request.headers) is not Verdict.ACCEPTED:
+                log.warning("media_signature_wrong")
+                return web.Response(status=403, text="The signature is wrong.\n")
+        ip = request.remote or ""
+        if self._waiting.total() >= self._most or self._waiting[ip] >= self._most_per_ip:
+            return web.Response(status=503, text="Too many sockets are waiting.\n")
+        upgrade = _Upgrade(key)
+        await upgrade.prepare(request)
+        stream = _Stream(self, upgrade, ip)
+        await stream.finished()
+        return upgrade
+
+    # ------------------------------------------------------------ one stream
+
+    def waits(self, ip: str) -> None:
+        self._waiting[ip] += 1
+
+    def waits_no_more(self, ip: str) -> None:
+        self._waiting[ip] -= 1
+        if self._waiting[ip] <= 0:
+            del self._waiting[ip]
+
+    @property
+    def start_s(self) -> float:
+        return self._start_s
+
+    def admit(self, start: twilio.Start, socket: CallSocket) -> PhoneLeg | str:
+        """The leg of the call this stream belongs to, or why there is none."""
+        driver = self._switchboard.claim(start.parameters.get(_TOKEN, ""), start.call_id)
+        if driver is None:
+            return "no call expects this stream"
+        carrier = driver.plan.carrier
+        if (start.encoding, start.rate_hz) != (carrier.encoding, carrier.rate_hz):
+            return "the stream's audio is not what was agreed on"
+        try:
+            audio = AudioFormat(start.encoding, start.rate_hz)
+        except UsageError as error:
+            return str(error)
+        leg = PhoneLeg(driver, socket, stream_id=start.stream_id, audio=audio)
+        driver.attach(leg, start.stream_id)
+        return leg
+
+
+class _Stream:
+    """One media socket, from the upgrade to its end."""
+
+    def __init__(self, door: MediaDoor, upgrade: _Upgrade, ip: str) -> None:
+        self._door = door
+        self._ip = ip
+        self._leg: PhoneLeg | None = None
+        self._proven = False
+        self._connected = False
+        door.waits(ip)
+        self._socket = CallSocket(
+            server_wire(MAX_BYTES),
+            upgrade.transport,
+            max_bytes=MAX_BYTES,
+            on_message=self._introduce,
+            on_closed=self._closed,
+        )
+        self._alarm = asyncio.get_running_loop().call_later(door.start_s, self._refuse, "no start in time")
+        upgrade.attach(self._socket)
+
+    def _introduce(self, payload: bytes, is_text: bool) -> None:
+        """Messages before the stream has proven itself: connected, then start."""
+        message = twilio.decode(payload) if is_text else None
+        match message:
+            case twilio.Connected() if not self._connected:
+                self._connected = True
+            case twilio.Start():
+                found = self._door.admit(message, self._socket)
+                if isinstance(found, str):
+                    self._refuse(found)
+                    return
+                self._prove()
+                self._leg = found
+                self._socket.on_message = found.receive
+                self._socket.keep_alive(every_s=_PING_S, within_s=_PONG_S)
+            case None:
+                pass
+            case _:
+                self._refuse("the stream did not begin with start")
+
+    def _refuse(self, why: str) -> None:
+        log.warning("media_stream_refused", why=why)
+        self._socket.close(_POLICY, why)
+
+    def _prove(self) -> None:
+        if not self._proven:
+            self._proven = True
+            self._alarm.cancel()
+            self._door.waits_no_more(self._ip)
+
+    def _closed(self, code: int, reason: str) -> None:
+        self._prove()
+        if self._leg is not None:
+            self._leg.socket_closed(code, reason)
+
+    async def finished(self) -> None:
+        await self._socket.closed
+
+
+class _Upgrade(web.StreamResponse):
+    """The answer 101, after which the connection's bytes are the socket's (RFC 6455 section 4.2.2)."""
+
+    def __init__(self, key: str) -> None:
+        accept = base64.b64encode(hashlib.sha1(key.encode("ascii") + _GUID).digest()).decode("ascii")
+        super().__init__(
+            status=101, headers={"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": accept}
+        )
+        self._connection: Any = None
+        self._length_check = False  # an upgrade has no body to count
+
+    async def _start(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        writer = await super()._start(request)
+        self._connection = request.protocol
+        return writer
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        transport = self._connection.transport
+        assert transport is not None, "the connection was lost during its upgrade"
+        return transport  # type: ignore[no-any-return]  # aiohttp leaves it untyped here
+
+    def attach(self, socket: CallSocket) -> None:
+        """From now on aiohttp's connection feeds the socket; what came with the handshake comes first."""
+        self._connection.keep_alive(False)
+        self._connection.set_parser(_Feed(socket))
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """The socket has said all there was to say."""
+        self._eof_sent = True
+
+
+class _Feed:
+    """What aiohttp calls a payload parser."""
+
+    def __init__(self, socket: CallSocket) -> None:
+        self._socket = socket
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self._socket.feed(data)
+        return False, b""
+
+    def feed_eof(self) -> None:
+        self._socket.feed_end()
+
+
+def _is_key(key: str) -> bool:
+    """Sixteen bytes in base64 (RFC 6455 section 4.1)."""
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except ValueError:
+        return False
