@@ -320,7 +320,7 @@ class Call:
         state, turns = self.state, self.state.turns
         if not turns.welcome(event.response_id):
             return
-        if not turns.response_id and event.response_id != turns.last_ended:
+        if event.response_id not in (turns.response_id, turns.last_ended):
             turns.started(event.response_id)  # a service that does not name its responses beforehand
         if event.response_id == turns.response_id:
             turns.spoke = True
@@ -389,7 +389,7 @@ class Call:
         out.append(do.Note(f"model_error_{event.cure}", f"{event.code}: {event.message}"))
         match event.cure:
             case "wait":
-                if turns.asked is not None:
+                if turns.asked is not None or turns.named is not None:
                     turns.refused()
                 elif turns.expecting:
                     turns.expecting = False

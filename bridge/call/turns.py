@@ -20,9 +20,10 @@ class Wish(msgspec.Struct, frozen=True):
 class Turns(msgspec.Struct):
     response_id: str = ""  # the response being made; empty: none
     asked: Wish | None = None  # requested from the service, which has not named it yet
+    named: Wish | None = None  # what the present response is thought to be the answer to
     doomed: bool = False  # what was asked for is cancelled as soon as it is named
     wish: Wish | None = None
-    unwelcome: list[str] = []  # responses that were cut: nothing of theirs plays until they end
+    unwelcome: list[str] = []  # the last responses that were cut: nothing of theirs plays, even after their end
     out_of_band: list[str] = []
     caller_speaking: bool = False
     expecting: bool = False  # the caller's turn ended and the service will begin an answer by itself
@@ -53,9 +54,11 @@ class Turns(msgspec.Struct):
 
     def refused(self) -> None:
         """The service would not begin what we asked for: it goes back to being a wish."""
-        if self.asked is not None and self.wish is None and not self.doomed:
-            self.wish = self.asked
-        self.asked, self.doomed = None, False
+        refused = self.asked or self.named  # a response the service began by itself may have taken our wish's place
+        if refused is not None and self.wish is None and not self.doomed:
+            self.wish = refused
+        self.asked = self.named = None
+        self.doomed = False
 
     def started(self, response_id: str) -> bool:
         """The service named a response. True: it is doomed, cancel it."""
@@ -65,7 +68,7 @@ class Turns(msgspec.Struct):
         self.response_id, self.spoke = response_id, False
         self.protected = response_id if self.protect_next and not doomed else self.protected
         self.protect_next = self.expecting = False
-        self.asked, self.doomed = None, False
+        self.named, self.asked, self.doomed = self.asked, None, False
         return doomed
 
     def welcome(self, response_id: str) -> bool:
@@ -83,12 +86,9 @@ class Turns(msgspec.Struct):
 
     def ended(self, response_id: str) -> bool:
         """A response is over. True: it was the present one."""
-        self.last_ended = response_id
-        if response_id in self.unwelcome:
-            self.unwelcome.remove(response_id)
         if response_id in self.out_of_band:
-            self.out_of_band.remove(response_id)
             return False
+        self.last_ended = response_id
         if response_id == self.response_id:
             self.response_id = ""
             return True
