@@ -46,6 +46,8 @@ TEXT_LIKENESS = 0.8  # typed words this like a phrase count as the phrase
 OPENERS = ("hello", "hi", "yes", "okay", "well", "um", "uh")
 CLOSERS = ("please", "thanks", "thank you")
 
+_QUOTED = re.compile(r'["“]([^"“”]{2,})["”]')
+
 DIGIT_WORDS = dict(zip("0123456789", "zero one two three four five six seven eight nine".split(), strict=True))
 
 
@@ -202,7 +204,7 @@ class Dialogue:
 
         A quoted sentence is said as it stands; else the first prompt whose word occurs.
         """
-        quoted = re.search(r'["“]([^"“”]{2,})["”]', instructions)
+        quoted = _QUOTED.search(instructions)
         if quoted:
             return (Say(quoted.group(1).strip()),)
         lowered = instructions.lower()
@@ -210,6 +212,10 @@ class Dialogue:
             if word in lowered:
                 return (Say(text),)
         return ()
+
+    def quotes(self, instructions: str) -> bool:
+        """Whether the words to say are given: they go before any question."""
+        return _QUOTED.search(instructions) is not None
 
     def _act(self, intent: Intent, phrase: str, tools: frozenset[str]) -> Reply:
         then = tuple(use for use in _optional(intent.then) if use.name in tools)

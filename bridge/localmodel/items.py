@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.localmodel.settings import Refused
-from bridge.localmodel.wire import Event
+import pybase64
 
+from bridge.localmodel.settings import Refused
+from bridge.localmodel.wire import Event, content_from_beta
+
+MAX_ID_LETTERS = 32
+MAX_SOUND_BYTES = 15 * 1024 * 1024  # of one event, as documented
 AUDIO_ITEMS_KEPT = 8  # callers' turns whose sound can still be retrieved
 
 
@@ -68,6 +72,9 @@ class Conversation:
     def find(self, item_id: Any) -> Item | None:
         return next((item for item in self._items if item.id == item_id), None)
 
+    def called(self, call_id: str) -> bool:
+        return any(item.type == "function_call" and item.fields["call_id"] == call_id for item in self._items)
+
     def append(self, item: Item) -> str | None:
         """The id of the item before it."""
         previous = self._items[-1].id if self._items else None
@@ -77,6 +84,11 @@ class Conversation:
 
     def insert(self, item: Item, after: Any) -> str | None:
         """Put behind the item `after` ("root": at the front; None: at the end). Raises Refused."""
+        if self.find(item.id) is not None:
+            raise Refused("item_create_duplicate_item_id", f"Item with id '{item.id}' already exists.", "item.id")
+        if item.type == "function_call_output" and not self.called(item.fields["call_id"]):
+            message = f"Tool call ID '{item.fields['call_id']}' not found in conversation."
+            raise Refused("invalid_tool_call_id", message, "item.call_id")
         if after is None:
             return self.append(item)
         if after == "root":
@@ -134,3 +146,79 @@ def _missing(verb: str, doing: str, item_id: Any) -> Refused:
     return Refused(
         f"item_{verb}_invalid_item_id", f"Error {doing} item: the item with id '{item_id}' does not exist.", "item_id"
     )
+
+
+# ---------------------------------------------------------------- clients' items
+
+_CONTENT_OF = {
+    "user": ("input_text", "input_audio", "input_image"),
+    "assistant": ("output_text",),  # an assistant's sound cannot be given back
+    "system": ("input_text",),
+}
+
+
+def read_item(described: Event, *, item_id: str, bytes_per_ms: float) -> Item:
+    """A client's item; `item_id` where it gave none. Raises Refused."""
+    given_id = described.get("id")
+    if given_id is not None and (not isinstance(given_id, str) or len(given_id) > MAX_ID_LETTERS):
+        raise Refused("string_above_max_length", "Invalid 'item.id': expected at most 32 characters.", "item.id")
+    item_id = given_id or item_id
+    match described.get("type"):
+        case "message":
+            return _message(item_id, described, bytes_per_ms)
+        case "function_call_output":
+            return Item(item_id, "function_call_output", fields=_texts(described, "call_id", "output"))
+        case "function_call":
+            return Item(item_id, "function_call", fields=_texts(described, "name", "call_id", "arguments"))
+        case "mcp_approval_response":
+            fields = {key: described.get(key) for key in ("approval_request_id", "approve", "reason")}
+            return Item(item_id, "mcp_approval_response", fields=fields)
+        case other:
+            raise Refused("invalid_value", f"Invalid value: {other!r}. It is no item type.", "item.type")
+
+
+def sound(value: Any, path: str) -> bytes:
+    """Base64 of a client. Raises Refused."""
+    if not isinstance(value, str):
+        raise Refused("missing_required_parameter", f"Missing required parameter: '{path}'.", path)
+    try:
+        audio = pybase64.b64decode(value, validate=True)
+    except ValueError:
+        raise Refused("invalid_value", f"Invalid '{path}'. Expected base64-encoded audio bytes.", path) from None
+    if len(audio) > MAX_SOUND_BYTES:
+        raise Refused("string_above_max_length", f"Invalid '{path}': at most 15 MiB in one event.", path)
+    return audio
+
+
+def _message(item_id: str, described: Event, bytes_per_ms: float) -> Item:
+    role, content = described.get("role"), described.get("content")
+    allowed = _CONTENT_OF.get(str(role))
+    if allowed is None:
+        raise Refused("invalid_value", f"Invalid value: {role!r}. It is no role.", "item.role")
+    if not isinstance(content, list):
+        raise Refused("missing_required_parameter", "Missing required parameter: 'item.content'.", "item.content")
+    item = Item(item_id, "message", role=str(role), bytes_per_ms=bytes_per_ms)
+    for index, part in enumerate(content):
+        path = f"item.content[{index}]"
+        kind = content_from_beta(str(part.get("type"))) if isinstance(part, dict) else ""
+        if kind not in allowed:
+            supported = ", ".join(f"'{name}'" for name in allowed)
+            raise Refused(
+                "invalid_value", f"Invalid value: '{kind}'. Supported values are: {supported}.", f"{path}.type"
+            )
+        if kind == "input_audio":
+            item.audio += sound(part.get("audio"), f"{path}.audio")
+            item.content.append({"type": kind, "transcript": part.get("transcript")})
+        elif kind == "input_image":
+            item.content.append({"type": kind, "image_url": part.get("image_url")})
+        else:
+            item.content.append({"type": kind, "text": str(part.get("text") or "")})
+    item.audio_ms = len(item.audio) / bytes_per_ms
+    return item
+
+
+def _texts(described: Event, *names: str) -> Event:
+    for name in names:
+        if not isinstance(described.get(name), str):
+            raise Refused("missing_required_parameter", f"Missing required parameter: 'item.{name}'.", f"item.{name}")
+    return {name: described[name] for name in names}

@@ -8,21 +8,20 @@ to its end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from bridge.audio.formats import AudioFormat
 from bridge.localmodel.brain import Reply, Say, UseTool
 from bridge.localmodel.items import Conversation, Item
 from bridge.localmodel.script import ResponseRule
 from bridge.localmodel.speech import Mouth
 from bridge.localmodel.wire import Event
+from bridge.localmodel.wishes import Manner, Wish
 
 TRANSCRIPT_AHEAD_MS = 400  # the words come before their sound
 ASSISTANT_MS_PER_TOKEN = 50  # OpenAI's guide on managing costs of the Realtime API
-USER_MS_PER_TOKEN = 100
 
 
 class Ids:
@@ -37,25 +36,12 @@ class Ids:
         return f"{kind}_{self._tag}{self._count:08d}"
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How this response is to be given: the session's ways with the overrides of one `response.create`."""
-
-    modality: str
-    format: AudioFormat
-    described_format: Event
-    voice: str
-    speed: float
-    max_output_tokens: int | str
-    metadata: Event | None = None
-    in_conversation: bool = True
-
-
 class Response:
     def __init__(
         self,
         *,
         manner: Manner,
+        wish: Wish,
         rule: ResponseRule,
         ids: Ids,
         conversation: Conversation,
@@ -65,13 +51,13 @@ class Response:
     ) -> None:
         self.id = ids.new("resp")
         self.manner = replace(manner, modality="text") if rule.text_only else manner
+        self.wish = wish
         self.rule = rule
         self.status = "in_progress"
         self.output: list[Item] = []
         self.waits_for: str | None = None  # the item whose recognition decides the answer
         self.answers: frozenset[str] = frozenset()  # ids of the items this response is about
         self.audio_ms = 0.0
-        self.ended_ms: float | None = None
         self._ids = ids
         self._conversation = conversation
         self._conversation_id = conversation_id if manner.in_conversation else None
@@ -88,6 +74,11 @@ class Response:
     @property
     def active(self) -> bool:
         return self.status == "in_progress"
+
+    @property
+    def unplayed_ms(self) -> float:
+        """What a client that plays as it receives has still to play when the response ends."""
+        return max(self.audio_ms * (1 - 1 / self.rule.speed), 0.0)
 
     @property
     def deadline_ms(self) -> float | None:
@@ -117,14 +108,11 @@ class Response:
                 self._due_ms = None
             else:
                 self._due_ms += wait_ms
-        if not self.active and self.ended_ms is None:
-            self.ended_ms = now
         return self._taken()
 
-    def stop(self, reason: str, now: float) -> list[Event]:
+    def stop(self, reason: str) -> list[Event]:
         """Cancelled: `turn_detected` or `client_cancelled`."""
         self._finish("cancelled", {"type": "cancelled", "reason": reason})
-        self.ended_ms = now
         return self._taken()
 
     def snapshot(self) -> Event:

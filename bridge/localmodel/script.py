@@ -1,18 +1,66 @@
 """How the local model misbehaves: a script in YAML (`voice-bridge model --script FILE`), or the same as a dict.
 
 A script is one mapping of the keys below, or `connections:` with a list of such mappings, each with `on:` to say
-which connections it is for: a number (1 is the first), a list of numbers, `{from: N}`, or `every`. The first entry
-that names a connection is the one it gets; connections nobody names are well-behaved.
+which connections it is for: a number (1 is the first), a list of numbers, or `every` (the default). The first entry
+that names a connection is the one it gets; connections nobody names behave well. All keys are optional.
+
+    refuse: {status: 503, headers: {Retry-After: "2"}, body: busy}   # no upgrade, this answer
+    handshake_delay_ms: 4000        # the upgrade is answered this much later
+    created_delay_ms: 2000          # session.created comes this much later
+    no_created: true                # session.created never comes, nor anything else unasked
+    created_error: {code: insufficient_quota, message: ...}   # an error instead of session.created, then a close
+    dialect: beta                   # ga or beta, whatever the client asks for
+    refuse_beta: true               # a beta header or session: beta_api_shape_disabled, close 4000 (OpenAI, 2026)
+    max_session_s: 30               # session_expired and close 1001 after this long (3600 as OpenAI has it)
+    binary_audio: true              # sound in binary frames, both ways
+    profile: speech-to-speech       # no committed, output_item, content_part, item.done; item.created; no truncate
+    omit: [input_audio_buffer.committed]        # server events never sent
+    duplicate: [response.output_audio.delta]    # sent twice
+    reorder: [response.output_audio.delta]      # each changes places with the event after it
+    ignore: [conversation.item.truncate]        # client events nobody answers
+    stuck_vad: true                 # speech_started without speech_stopped; or a list of turns: [2]
+    answers: [One., Two.]           # what the first responses say, instead of the brain
+    steps:                          # one thing each, at a moment each
+      - {after_events: 12, drop: true}                        # connection reset after the 12th server event
+      - {after_type: response.created, nth: 2, close: {code: 1011, reason: internal error}}
+      - {after_ms: 1500, error: {code: server_error, message: ...}}     # error envelope as documented
+      - {after_ms: 1500, error: gone wrong}                   # "error" as a plain string
+      - {after_ms: 1500, send: {type: error, code: upstream_error, message: ...}}   # any JSON
+      - {after_ms: 1500, send_text: "{not json"}              # garbage
+      - {after_ms: 1500, send_binary: "00ff00ff"}             # a binary frame, in hexadecimal
+      - {after_ms: 1500, expire: true}                        # session_expired, then close 1001
+      - {after_ms: 1500, half_open: true}                     # reads, writes and pongs no more; the socket stays
+      - {after_ms: 1500, stall_ms: 3000}                      # writes nothing for a while, then everything
+
+How responses are given, for all of them on the same level as the keys above, for single ones in `responses:`:
+
+    responses:
+      - {nth: 2, silent: true}      # asked for, and nothing comes; nth is a number, a list, or absent for all
+      - {nth: [3, 4], status: failed, code: rate_limit_exceeded, message: ..., stop_after_ms: 400}
+      - {nth: 5, status: incomplete, reason: content_filter}
+    first_audio_ms: 800             # until the first sound
+    delta_ms: 200                   # sound in one delta
+    speed: 5                        # times real time; below 1 it is slower than the ear
+    items: 3                        # each thing to say comes as three items
+    count_less_ms: 85               # the server reckons its items' sound this much shorter than what it sent
+    text_only: true                 # text where sound was due
+    answer: Hello.                  # in `responses:` only
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from bridge.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseRule:
-    """How responses are given. All times in ms; `speed` is a factor to real time."""
+class ResponseRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a response is given; the keys of the module's text."""
 
     silent: bool = False
     text_only: bool = False
@@ -22,22 +70,162 @@ class ResponseRule:
     delta_ms: float = 200.0
     speed: float = 5.0
     count_less_ms: float = 0.0
-    status: str = ""
+    status: Literal["", "failed", "incomplete"] = ""
     reason: str = "content_filter"
     code: str = "server_error"
     error_type: str = "server_error"
     message: str = "The server had an error while processing your request."
     stop_after_ms: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.speed <= 0 or self.delta_ms < 1 or self.items < 1:
+            raise ValueError("speed must be above 0, delta_ms and items at least 1")
 
-@dataclass(frozen=True, slots=True)
-class Script:
-    max_session_s: float = 3600.0
-    dialect: str = ""
+
+class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An HTTP answer instead of an upgrade."""
+
+    status: int = 503
+    headers: dict[str, str] = {}
+    body: str = ""
+
+
+class Close(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    code: int = 1011
+    reason: str = ""
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When (one of the `after_` keys), and what (one of the others)."""
+
+    after_events: int = 0
+    after_type: str = ""
+    nth: int = 1
+    after_ms: float | None = None
+    drop: bool = False
+    close: Close | None = None
+    error: dict[str, Any] | str | None = None
+    send: Any = None
+    send_text: str | None = None
+    send_binary: str | None = None
+    expire: bool = False
+    half_open: bool = False
+    stall_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if sum((bool(self.after_events), bool(self.after_type), self.after_ms is not None)) != 1:
+            raise ValueError("a step needs one of after_events, after_type, after_ms")
+        given = (self.close, self.error, self.send, self.send_text, self.send_binary)
+        does = [value is not None for value in given] + [self.drop, self.expire, self.half_open, self.stall_ms > 0]
+        if sum(does) != 1:
+            raise ValueError("a step does one thing: drop, close, error, send, send_text, send_binary, expire, ...")
+        if self.send_binary is not None:
+            bytes.fromhex(self.send_binary)
+
+
+class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one connection gets. The default is a server that behaves as documented."""
+
+    refuse: Refusal | None = None
+    handshake_delay_ms: float = 0.0
+    created_delay_ms: float = 0.0
+    no_created: bool = False
+    created_error: dict[str, Any] | None = None
+    dialect: Literal["", "ga", "beta"] = ""
     refuse_beta: bool = False
+    max_session_s: float = 3600.0
+    binary_audio: bool = False
+    profile: Literal["", "speech-to-speech"] = ""
+    omit: frozenset[str] = frozenset()
+    duplicate: frozenset[str] = frozenset()
+    reorder: frozenset[str] = frozenset()
     ignore: frozenset[str] = frozenset()
-    stuck_vad: bool = False
-    rules: tuple[ResponseRule, ...] = field(default=())
+    stuck_vad: bool | frozenset[int] = False
+    answers: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    rule: ResponseRule = ResponseRule()
+    rules: tuple[tuple[frozenset[int], ResponseRule], ...] = ()  # for the responses with these numbers; empty: all
 
     def response(self, number: int) -> ResponseRule:
-        return ResponseRule()
+        """The rule of the `number`th response, counted from 1."""
+        rule = next((rule for numbers, rule in self.rules if not numbers or number in numbers), self.rule)
+        if rule.answer or number > len(self.answers):
+            return rule
+        return msgspec.structs.replace(rule, answer=self.answers[number - 1])
+
+    def turn_gets_stuck(self, turn: int) -> bool:
+        return self.stuck_vad if isinstance(self.stuck_vad, bool) else turn in self.stuck_vad
+
+
+class Scripts:
+    """The script of each connection of one server."""
+
+    def __init__(self, entries: list[tuple[frozenset[int], Script]] | None = None) -> None:
+        self._entries = entries or []
+
+    @classmethod
+    def load(cls, path: Path) -> Scripts:
+        """Raises ConfigError for a file that is not YAML or does not hold."""
+        try:
+            document = yaml.safe_load(path.read_text("utf-8"))
+        except (OSError, yaml.YAMLError) as wrong:
+            raise ConfigError([f"{path}: {wrong}"]) from wrong
+        return cls.from_dict(document or {}, source=str(path))
+
+    @classmethod
+    def from_dict(cls, document: Any, *, source: str = "script") -> Scripts:
+        """Raises ConfigError with a line for each entry that does not hold."""
+        if not isinstance(document, Mapping):
+            raise ConfigError([f"{source}: expected a mapping, found {type(document).__name__}"])
+        listed = "connections" in document
+        described = document["connections"] if listed else [document]
+        if not isinstance(described, list) or (listed and len(document) > 1):
+            raise ConfigError([f"{source}: connections: make it a list, and the only key on its level"])
+        entries = []
+        mistakes = []
+        for index, entry in enumerate(described):
+            where = f"{source}: connections[{index}]" if listed else source
+            try:
+                entries.append(_entry(entry))
+            except (msgspec.ValidationError, ValueError) as wrong:
+                mistakes.append(f"{where}: {wrong}")
+        if mistakes:
+            raise ConfigError(mistakes)
+        return cls(entries)
+
+    def of(self, connection: int) -> Script:
+        for connections, script in self._entries:
+            if not connections or connection in connections:
+                return script
+        return Script()
+
+
+_RULE_KEYS = frozenset(ResponseRule.__struct_fields__)
+
+
+def _entry(described: Any) -> tuple[frozenset[int], Script]:
+    if not isinstance(described, Mapping):
+        raise ValueError(f"expected a mapping, found {type(described).__name__}")
+    keys = dict(described)
+    connections = _numbers(keys.pop("on", "every"), "on")
+    for_all = {key: keys.pop(key) for key in list(keys) if key in _RULE_KEYS}
+    rules = []
+    for entry in keys.pop("responses", []):
+        single = dict(entry)
+        numbers = _numbers(single.pop("nth", "every"), "nth")
+        rules.append((numbers, msgspec.convert({**for_all, **single}, ResponseRule)))
+    if "rule" in keys or "rules" in keys:
+        raise ValueError("write the rules of single responses under `responses`")
+    script = msgspec.convert(keys, Script)
+    rule = msgspec.convert(for_all, ResponseRule)
+    return connections, msgspec.structs.replace(script, rule=rule, rules=tuple(rules))
+
+
+def _numbers(value: Any, key: str) -> frozenset[int]:
+    """Empty for all of them."""
+    if value == "every":
+        return frozenset()
+    listed = value if isinstance(value, list) else [value]
+    if not listed or not all(isinstance(number, int) and number > 0 for number in listed):
+        raise ValueError(f"{key}: write a number from 1, a list of them, or `every`")
+    return frozenset(listed)

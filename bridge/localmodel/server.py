@@ -1,62 +1,65 @@
 """A realtime model on this machine: the WebSocket face of the local model, on loopback unless told otherwise.
 
 It needs no key and no network, and speaks to any client of an OpenAI-Realtime-compatible service. Each connection is
-one session; which brain answers is the `model` of the address, else of the session, else the default.
+one session; which brain answers is the `model` of the address, else of the session, else the first one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-import structlog
 from aiohttp import WSMsgType, web
 
-from bridge.localmodel.attached import Attached
+from bridge.localmodel.attached import Attached, Line
 from bridge.localmodel.brain import Brain
 from bridge.localmodel.ear import Detection
 from bridge.localmodel.hearing import Recogniser, WorkerRecogniser
+from bridge.localmodel.outlet import envelope
+from bridge.localmodel.script import Script, Scripts
 from bridge.localmodel.session import Session
+from bridge.localmodel.sockets import CallbackLine, SocketLine
 from bridge.localmodel.speech import Mouth, Voice, make_voice
 from bridge.localmodel.wire import Event
 
-MAX_FRAME_BYTES = 24 * 1024 * 1024  # 15 MiB of audio in base64, and some
-OUTBOX_FRAMES = 4096  # a client that reads this little is gone
-
-log = structlog.get_logger()
+MAX_FRAME_BYTES = 24 * 1024 * 1024  # 15 MiB of sound in base64, and some
+Watch = Callable[[int, str, Event], None]
 
 
 class LocalModel:
-    """`brains` by model name; the first is the default. `recogniser` and `speech` default to what the extra `local`
-    gives.
+    """`brains` by model name; the first is the default. `recogniser` and `speech` are what the extra `local` gives.
 
-    `on_event(connection, direction, event)` is told every event, `direction` being "client" or "server".
+    `script` is a file, a dict or a `Scripts` (see `script`); `api_key` None welcomes everybody. `on_event` is told
+    (number of the connection, "client" or "server", event). `detection` "energy" spares the processor under load.
     """
 
     def __init__(
         self,
         brains: Mapping[str, Brain] | None = None,
         *,
+        script: Scripts | Mapping[str, Any] | Path | None = None,
         api_key: str | None = None,
         recogniser: Recogniser | None = None,
         speech: Voice | None = None,
-        on_event: Callable[[int, str, Event], None] | None = None,
+        on_event: Watch | None = None,
         detection: Detection = "best",
     ) -> None:
-        self._detection = detection
         self._brains = dict(brains) if brains else {"local": Brain.default()}
+        self._scripts = _scripts(script)
         self._api_key = api_key
-        self._recogniser = recogniser if recogniser is not None else _default_recogniser()
+        self._recogniser = recogniser if recogniser is not None else _installed_recogniser()
         self._mouth = Mouth(speech if speech is not None else make_voice())
         self._on_event = on_event
-        self._connections = 0
+        self._detection: Detection = detection
         self._open: set[web.WebSocketResponse] = set()
         self._runner: web.AppRunner | None = None
+        self.connections = 0  # counted from the first; scripts choose by it
 
     @property
     def port(self) -> int:
@@ -68,18 +71,17 @@ class LocalModel:
         app = web.Application()
         app.router.add_get("/v1/realtime", self._serve)
         app.router.add_get("/healthz", _health)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
+        await web.TCPSite(self._runner, host, port).start()
         if isinstance(self._recogniser, WorkerRecogniser):
             await self._recogniser.start()
         return self.port
 
     async def stop(self) -> None:
-        """Closes every session, then the listener and the recogniser's process. Stopping twice is harmless."""
-        for socket in list(self._open):
-            await socket.close(code=1001, message=b"the local model is stopping")
+        """Closes every session, the listener, and the recogniser's process. Stopping twice is harmless."""
+        goodbyes = [socket.close(code=1001, message=b"the local model is stopping") for socket in self._open]
+        await asyncio.gather(*goodbyes, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -103,42 +105,65 @@ class LocalModel:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Attached:
-        """A session without a socket. It is opened at once: `session.created` is sent before this returns."""
-        attached = self._session(send, close=close, query=query or {}, headers=headers or {})
-        attached.open()
+        """A session without a socket, opened at once: `session.created` may be sent before this returns.
+
+        `close` is called with a WebSocket close code; with 1006 where a script drops the connection, and with the
+        HTTP status where it refuses the handshake. A half-open connection simply says nothing more.
+        """
+        query, headers = query or {}, headers or {}
+        number, script = self._next_connection()
+        line = CallbackLine(send, close)
+        opened_at_s = int(asyncio.get_running_loop().time())
+        attached = self._attach(
+            line, number=number, script=script, opened_at_s=opened_at_s, query=query, headers=headers
+        )
+        if script.refuse is not None:
+            attached.closed()
+            close(script.refuse.status, script.refuse.body)
+        elif not self._welcome(query, headers):
+            attached.closed()
+            line.send(_wrong_key(_key_in(query, headers)))
+            line.close(3000, "invalid_request_error.invalid_api_key")
+        elif script.handshake_delay_ms:
+            asyncio.get_running_loop().call_later(script.handshake_delay_ms / 1000, attached.open)
+        else:
+            attached.open()
         return attached
 
     # ------------------------------------------------------------ inside
 
-    def _session(
+    def _next_connection(self) -> tuple[int, Script]:
+        self.connections += 1
+        return self.connections, self._scripts.of(self.connections)
+
+    def _attach(
         self,
-        send: Callable[[str | bytes], None],
+        line: Line,
         *,
-        close: Callable[[int, str], None],
+        number: int,
+        script: Script,
+        opened_at_s: int,
         query: Mapping[str, str],
         headers: Mapping[str, str],
     ) -> Attached:
-        self._connections += 1
-        number = self._connections
-        model = query.get("model", "")
-        beta = headers.get("OpenAI-Beta") == "realtime=v1"
+        model = query.get("model") or query.get("deployment") or ""
         session = Session(
             brain=self._brains.get(model) or next(iter(self._brains.values())),
             mouth=self._mouth,
             model=model,
             now=asyncio.get_running_loop().time() * 1000,
-            opened_at=int(time.time()),
+            opened_at_s=opened_at_s,
             tag=f"{number:04d}",
-            dialect="beta" if beta else "ga",
+            script=script,
+            dialect="beta" if _asks_for_beta(headers) else "ga",
             hears=self._recogniser is not None,
             brains=self._brains.get,
         )
         watch = self._on_event
         return Attached(
             session,
+            line,
             recogniser=self._recogniser,
-            send=send,
-            close=close,
             detection=self._detection,
             on_event=None if watch is None else lambda direction, event: watch(number, direction, event),
         )
@@ -146,100 +171,97 @@ class LocalModel:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return web.Response(status=426, text="Upgrade Required\n", headers={"Upgrade": "websocket"})
+        number, script = self._next_connection()
+        if script.handshake_delay_ms:
+            await asyncio.sleep(script.handshake_delay_ms / 1000)
+        if script.refuse is not None:
+            refusal = script.refuse
+            return web.Response(status=refusal.status, headers=refusal.headers, text=refusal.body)
         socket = web.WebSocketResponse(
-            protocols=("realtime", "openai-realtime"), compress=False, max_msg_size=MAX_FRAME_BYTES, heartbeat=None
+            protocols=("realtime", "openai-realtime"), compress=False, max_msg_size=MAX_FRAME_BYTES, timeout=1.0
         )
         await socket.prepare(request)
+        line = SocketLine(socket, request.transport)
         self._open.add(socket)
-        outbox = _Outbox(socket)
-        writer = asyncio.create_task(outbox.run(), name="local model's outbox")
         try:
-            if not self._welcome(request):
-                outbox.send(_wrong_key(_key_of(request)))
-                outbox.close(3000, "invalid_request_error.invalid_api_key")
-                await writer
-                return socket
-            attached = self._session(outbox.send, close=outbox.close, query=request.query, headers=request.headers)
-            attached.open()
-            try:
-                async for message in socket:
-                    if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                        attached.receive(message.data)
-            finally:
-                attached.closed()
+            query, headers = request.query, request.headers
+            if self._welcome(query, headers):
+                opened_at_s = int(time.time())  # a date, not a duration: `expires_at` of the session
+                attached = self._attach(
+                    line, number=number, script=script, opened_at_s=opened_at_s, query=query, headers=headers
+                )
+                await self._talk(socket, attached)
+            else:
+                line.send(_wrong_key(_key_in(query, headers)))
+                line.close(3000, "invalid_request_error.invalid_api_key")
+                await line.flushed()
         finally:
             self._open.discard(socket)
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            await line.end()
         return socket
 
-    def _welcome(self, request: web.Request) -> bool:
-        return self._api_key is None or _key_of(request) == self._api_key
+    async def _talk(self, socket: web.WebSocketResponse, attached: Attached) -> None:
+        attached.open()
+        try:
+            async for message in socket:
+                if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                    attached.receive(message.data)
+        finally:
+            attached.closed()
 
-
-class _Outbox:
-    """Frames on their way to one socket, in order."""
-
-    def __init__(self, socket: web.WebSocketResponse) -> None:
-        self._socket = socket
-        self._frames: deque[str | bytes | tuple[int, str]] = deque()
-        self._more = asyncio.Event()
-
-    def send(self, frame: str | bytes) -> None:
-        if len(self._frames) < OUTBOX_FRAMES:
-            self._frames.append(frame)
-            self._more.set()
-
-    def close(self, code: int, reason: str) -> None:
-        self._frames.append((code, reason))
-        self._more.set()
-
-    async def run(self) -> None:
-        while True:
-            await self._more.wait()
-            self._more.clear()
-            while self._frames:
-                match self._frames.popleft():
-                    case str(text):
-                        await self._socket.send_str(text)
-                    case bytes(data):
-                        await self._socket.send_bytes(data)
-                    case (code, reason):
-                        await self._socket.close(code=code, message=reason.encode()[:120])
-                        return
+    def _welcome(self, query: Mapping[str, str], headers: Mapping[str, str]) -> bool:
+        if self._api_key is None:
+            return True
+        return hmac.compare_digest(_key_in(query, headers).encode(), self._api_key.encode())
 
 
 async def _health(request: web.Request) -> web.Response:
     return web.Response(text="ok\n")
 
 
-def _key_of(request: web.Request) -> str:
-    """The key in whichever place a client put it (reference of OpenAI, Azure, and gateways)."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+def _header(headers: Mapping[str, str], name: str) -> str:
+    """Case does not matter, also in a plain dict."""
+    return next((value for key, value in headers.items() if key.lower() == name), "")
+
+
+def _asks_for_beta(headers: Mapping[str, str]) -> bool:
+    offered = _header(headers, "sec-websocket-protocol")
+    return _header(headers, "openai-beta") == "realtime=v1" or "openai-beta.realtime-v1" in offered
+
+
+def _key_in(query: Mapping[str, str], headers: Mapping[str, str]) -> str:
+    """The key, in whichever of the places clients of these services put it."""
+    scheme, _, token = _header(headers, "authorization").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
-    if "api-key" in request.headers:
-        return request.headers["api-key"]
-    for protocol in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
-        prefix, found, key = protocol.strip().partition("openai-insecure-api-key.")
-        if found and not prefix:
+    if _header(headers, "api-key"):
+        return _header(headers, "api-key")
+    for protocol in _header(headers, "sec-websocket-protocol").split(","):
+        before, found, key = protocol.strip().partition("openai-insecure-api-key.")
+        if found and not before:
             return key
-    return request.query.get("api_key", "")
+    return query.get("api_key", "")
 
 
 def _wrong_key(key: str) -> str:
-    shown = f"{key[:3]}***{key[-2:]}" if len(key) > 8 else "***" if key else "(none)"
-    error: dict[str, Any] = {
-        "type": "invalid_request_error",
-        "code": "invalid_api_key",
-        "message": f"Incorrect API key provided: {shown}.",
-        "param": None,
-        "event_id": None,
-    }
-    return msgspec.json.encode({"type": "error", "event_id": "event_refused", "error": error}).decode()
+    shown = f"{key[:3]}***{key[-2:]}" if len(key) > 8 else "***"
+    told = envelope({"code": "invalid_api_key", "message": f"Incorrect API key provided: {shown}."})
+    return msgspec.json.encode(told).decode()
 
 
-def _default_recogniser() -> Recogniser | None:
+def _scripts(script: Scripts | Mapping[str, Any] | Path | None) -> Scripts:
+    match script:
+        case None:
+            return Scripts()
+        case Scripts():
+            return script
+        case Path():
+            return Scripts.load(script)
+        case described:
+            return Scripts.from_dict(described)
+
+
+def _installed_recogniser() -> Recogniser | None:
     try:
         import pocketsphinx  # noqa: F401  (only whether it is there)
     except ImportError:

@@ -88,7 +88,7 @@ def merged(current: Event, update: Event, *, spoke: bool) -> Event:
             case "audio":
                 session[key] = _audio(current["audio"], _mapping(value, path), spoke=spoke)
             case "tools":
-                session[key] = _tools(value, path)
+                session[key] = tools(value, path)
             case "tool_choice":
                 session[key] = tool_choice(value, path)
             case "max_output_tokens":
@@ -212,7 +212,7 @@ def _detection(current: Event | None, value: Any, path: str) -> Event:
     return detection
 
 
-def _tools(value: Any, path: str) -> list[Event]:
+def tools(value: Any, path: str) -> list[Event]:
     if not isinstance(value, list):
         raise Refused("invalid_type", f"Invalid type for '{path}': expected an array.", path)
     for index, tool in enumerate(value):

@@ -1,0 +1,94 @@
+"""`response.create` read: how the response is to be given, and what it is to be about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bridge.audio.formats import AudioFormat
+from bridge.localmodel import settings
+from bridge.localmodel.items import Conversation, Item, read_item
+from bridge.localmodel.settings import Refused
+from bridge.localmodel.wire import Event, session_from_beta
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How this response is to be given: the session's ways with the overrides of one `response.create`."""
+
+    modality: str
+    format: AudioFormat
+    described_format: Event
+    voice: str
+    speed: float
+    max_output_tokens: int | str
+    metadata: Event | None = None
+    in_conversation: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`given` are the items to answer instead of the conversation; `forced` the tool that must be called."""
+
+    instructions: str = ""
+    given: tuple[Item, ...] | None = None
+    tools: tuple[str, ...] = ()
+    forced: str = ""
+
+
+def read_manner(overrides: Event, session: Event) -> Manner:
+    """The session's ways with one response's overrides, in either dialect. Raises Refused."""
+    if {"modalities", "voice", "output_audio_format"} & overrides.keys():
+        overrides = {**overrides, **session_from_beta(overrides)}
+    output = session["audio"]["output"]
+    given = (overrides.get("audio") or {}).get("output") or {}
+    modalities = overrides.get("output_modalities", session["output_modalities"])
+    if modalities not in (["audio"], ["text"]):
+        raise Refused(
+            "invalid_value",
+            f"Invalid modalities: {modalities!r}. Use ['audio'] or ['text'], not both.",
+            "response.output_modalities",
+        )
+    described = output["format"]
+    if "format" in given:
+        described = settings.described_format(given["format"], "response.audio.output.format")
+    conversation = overrides.get("conversation", "auto")
+    if conversation not in ("auto", "none"):
+        raise Refused(
+            "invalid_value", f"Invalid value: {conversation!r}. Use 'auto' or 'none'.", "response.conversation"
+        )
+    limit = overrides.get("max_output_tokens", session["max_output_tokens"])
+    return Manner(
+        modality=modalities[0],
+        format=settings.audio_format(described),
+        described_format=described,
+        voice=given.get("voice") or output["voice"],
+        speed=output["speed"],
+        max_output_tokens=settings.output_tokens(limit, "response.max_output_tokens"),
+        metadata=overrides.get("metadata"),
+        in_conversation=conversation == "auto",
+    )
+
+
+def read_wish(overrides: Event, session: Event, conversation: Conversation, bytes_per_ms: float) -> Wish:
+    """Raises Refused."""
+    choice = settings.tool_choice(overrides.get("tool_choice", session["tool_choice"]), "response.tool_choice")
+    declared = overrides.get("tools", session["tools"])
+    names = tuple(tool["name"] for tool in settings.tools(declared, "response.tools") if tool["type"] == "function")
+    given = overrides.get("input")
+    if given is not None and not isinstance(given, list):
+        raise Refused("invalid_type", "Invalid type for 'response.input': expected an array.", "response.input")
+    return Wish(
+        instructions=str(overrides.get("instructions") or ""),
+        given=None if given is None else tuple(_resolved(item, conversation, bytes_per_ms) for item in given),
+        tools=() if choice == "none" else names,
+        forced=choice["name"] if isinstance(choice, dict) and choice["type"] == "function" else "",
+    )
+
+
+def _resolved(described: Any, conversation: Conversation, bytes_per_ms: float) -> Item:
+    if not isinstance(described, dict):
+        raise Refused("invalid_type", "Invalid type for 'response.input': expected items.", "response.input")
+    if described.get("type") == "item_reference":
+        return conversation.retrieve(described.get("id"))
+    return read_item(described, item_id="", bytes_per_ms=bytes_per_ms)
