@@ -20,6 +20,7 @@ from bridge.realtime.wire import clean, rows, table, whole, wire_id
 
 AUDIO_PARTS = frozenset({"audio", "output_audio"})
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+NAMELESS = MADE_UP + "response"  # made an item, but its service gave it no id
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class Item:
     role: str = ""
     status: str = "in_progress"  # in_progress, completed, incomplete
     content: list[dict[str, Any]] = field(default_factory=list)  # parts as the service sends them
-    response_id: str = ""
+    response_id: str = ""  # of the response that made it, as far as the service says
     formatted: Formatted = field(default_factory=Formatted)
 
     def audio_index(self) -> int | None:
@@ -126,6 +127,7 @@ class Conversation:
         self._transcripts: dict[str, str] = {}  # the same, transcribed before they were announced
         self._queued_input = b""  # audio committed by hand, for the next caller item
         self._current: dict[str, str] = {}  # response id -> its message item now being spoken
+        self._maker: dict[str, str] = {}  # item id -> the response that makes it, until it is announced
         self._made_up = 0
         self._kept_bytes = 0
 
@@ -160,6 +162,7 @@ class Conversation:
             self._fill(known, wire)
             return (Change(known),)
         item = self._new(item_id, type=clean(wire.get("type"), 100) or "message", role=clean(wire.get("role"), 100))
+        item.response_id = self._maker.pop(item_id, "")
         self._fill(item, wire)
         if item.type == "message" and item.role == "user":
             item.status = "completed"
@@ -279,7 +282,7 @@ class Conversation:
         self._current.pop(response_id, None)
         changes: list[Change] = []
         for item in self._items.values():
-            if item.status == "in_progress" and item.response_id in (response_id, ""):
+            if item.status == "in_progress" and item.response_id in (response_id, NAMELESS, ""):
                 item.status = status
                 changes.append(Change(item, completed=status == "completed"))
         return tuple(changes)
@@ -292,7 +295,9 @@ class Conversation:
         item = self._items.get(item_id)
         if item is not None:
             item.response_id = response_id
-        return ()  # its place in the conversation comes with its own event
+        else:  # its place in the conversation comes with its own event
+            self._remember(self._maker, item_id, response_id or NAMELESS)
+        return ()
 
     def _content_part_added(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item, new = self._spoken_of(event)
@@ -343,7 +348,7 @@ class Conversation:
         new = item is None
         if item is None:
             item = self._new(item_id or self._make_up(), type="function_call")
-        item.response_id = wire_id(event.get("response_id")) or item.response_id
+        item.response_id = wire_id(event.get("response_id")) or item.response_id or NAMELESS
         if item.formatted.tool is None:
             item.formatted.tool = ToolCall(wire_id(event.get("call_id")) or item.id)
         return item, new, item.formatted.tool

@@ -249,12 +249,12 @@ class Dialect(abc.ABC):
         return frame({"type": "conversation.item.create", "item": item})
 
 
-def frame(event: Mapping[str, Any]) -> bytes:
-    """One JSON text frame, UTF-8."""
+def frame(value: Any) -> bytes:
+    """A JSON value as one text frame, UTF-8. Raises TypeError for what JSON does not know."""
     try:
-        return msgspec.json.encode(event)
+        return msgspec.json.encode(value)
     except UnicodeEncodeError:  # half of a surrogate pair, from a tool or a file
-        return msgspec.json.encode(scrub(event))
+        return msgspec.json.encode(scrub(value))
 
 
 def _known(wire_id: str) -> bool:

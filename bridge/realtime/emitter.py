@@ -19,6 +19,7 @@ class Emitter:
     def __init__(self) -> None:
         self._listeners: dict[str, list[Listener]] = {}
         self._next: dict[str, list[Listener]] = {}
+        self._waits: set[asyncio.Future[Any]] = set()
 
     def on(self, name: str, listener: Listener) -> Listener:
         """Call `listener` with the payload of every event of this name."""
@@ -42,7 +43,7 @@ class Emitter:
         self._next.clear()
 
     async def wait_for_next(self, name: str, timeout_s: float | None = None) -> Any:
-        """The payload of the next event of this name; None when `timeout_s` passes first."""
+        """The payload of the next event of this name; None when `timeout_s` passes, or the connection ends, first."""
         arrived: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def arrive(payload: Any) -> None:
@@ -50,14 +51,22 @@ class Emitter:
                 arrived.set_result(payload)
 
         self.on_next(name, arrive)
+        self._waits.add(arrived)
         try:
             async with asyncio.timeout(timeout_s):
                 return await arrived
         except TimeoutError:
             return None
         finally:
+            self._waits.discard(arrived)
             if arrive in self._next.get(name, ()):
                 self.off_next(name, arrive)
+
+    def end_waits(self) -> None:
+        """Nothing more will come: every `wait_for_next` returns None."""
+        for arrived in self._waits:
+            if not arrived.done():
+                arrived.set_result(None)
 
     def dispatch(self, name: str, payload: Any) -> None:
         for listener in list(self._listeners.get(name, ())):

@@ -1,0 +1,123 @@
+"""Named events over one connection: what the client sends and receives, under the names `client.<type>` and
+`server.<type>`.
+
+The thin layer of OpenAI's reference client. Server events are dispatched as sent, and again under the other shape's
+name, so that a listener for `server.response.text.delta` hears a GA service too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import pybase64
+import structlog
+
+from bridge.errors import RealtimeError, UsageError
+from bridge.realtime.connection import Opening, RealtimeConnection, RealtimeMessage
+from bridge.realtime.dialect import BETA_NAMES, GA_NAMES
+from bridge.realtime.emitter import Emitter
+from bridge.realtime.profiles import Target
+
+log = structlog.get_logger()
+
+
+class RealtimeAPI(Emitter):
+    """One session at a time with the service of `target`.
+
+    Dispatches `client.<type>` and `client.*` for what is sent, `server.<type>` and `server.*` for what comes, and
+    `close` with `{"error": bool}`. A listener that raises is logged; the session goes on.
+    """
+
+    def __init__(self, target: Target, *, timeout_s: float = 5.0) -> None:
+        super().__init__()
+        self.target = target
+        self._dialect = target.dialect()
+        self._timeout_s = timeout_s
+        self._connection: RealtimeConnection | None = None
+        self._events = 0
+        self._sent_at = 0.0
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
+
+    async def connect(self) -> None:
+        """Raises UsageError when connected already, RealtimeError when no connection can be had."""
+        if self._connection is not None:
+            raise UsageError("already connected; disconnect first")
+        connection = await Opening(self.target, strict=False, timeout_s=self._timeout_s)
+        self._connection = connection
+        connection.on("message", self._message)
+        connection.on("close", lambda code, reason: self._closed(connection, code))
+        if self.target.profile.keepalive_s:
+            self._keeper = asyncio.create_task(self._keep_alive(connection), name="realtime keepalive")
+
+    async def disconnect(self) -> None:
+        """Close the session; harmless without one."""
+        connection, self._connection = self._connection, None
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
+        if connection is not None:
+            await connection.close()
+
+    async def send(self, name: str, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One client event: `name` is its type, `fields` the rest (an `event_id` in it replaces ours). Returns what was
+        sent.
+
+        Raises RealtimeError when not connected, UsageError when `fields` is no mapping.
+        """
+        if self._connection is None:
+            raise RealtimeError("the client is not connected", code="not_connected")
+        if fields is not None and not isinstance(fields, Mapping):
+            raise UsageError("the fields of an event are a mapping")
+        self._events += 1
+        event = {"event_id": f"evt_{self._events:017d}", "type": name, **(fields or {})}
+        self._tell(f"client.{name}", event)
+        self._tell("client.*", event)
+        self._sent_at = asyncio.get_running_loop().time()
+        await self._connection.send(event)
+        return event
+
+    # ------------------------------------------------------------ what comes
+
+    def _message(self, message: RealtimeMessage) -> None:
+        event = message.event
+        if event is None and message.audio is not None:
+            delta = pybase64.b64encode(message.audio).decode("ascii")  # a binary frame: bare audio
+            event = {"type": "response.output_audio.delta", "delta": delta}
+        if event is None or not isinstance(event.get("type"), str):
+            return
+        kind = event["type"]
+        self._tell(f"server.{kind}", event)
+        other = GA_NAMES.get(kind) or BETA_NAMES.get(kind)
+        if other is not None:
+            self._tell(f"server.{other}", event)
+        self._tell("server.*", event)
+
+    def _closed(self, connection: RealtimeConnection, code: int | None) -> None:
+        if self._connection is connection:  # not by us
+            self._connection = None
+            self._tell("close", {"error": code not in (1000, 1001, 1005), "code": code})
+        else:
+            self._tell("close", {"error": False, "code": code})
+
+    def _tell(self, name: str, payload: Any) -> None:
+        try:
+            self.dispatch(name, payload)
+        except Exception:
+            log.exception("realtime.listener_failed", on=name)
+
+    async def _keep_alive(self, connection: RealtimeConnection) -> None:
+        """Some services close a socket that is quiet; a small frame says we are still here."""
+        every_s = self.target.profile.keepalive_s or 0.0
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(RealtimeError):
+            while connection.close_code is None:
+                await asyncio.sleep(every_s)
+                if loop.time() - self._sent_at >= every_s * 0.9:
+                    await connection.send(self._dialect.keepalive())

@@ -1,0 +1,403 @@
+"""RealtimeClient: a conversation with a realtime service in a few lines, by the contract of OpenAI's reference client.
+
+It keeps the session's configuration, runs tools, and tells what changed in the conversation:
+
+realtime.event                 {"time", "source": "client" | "server", "event"}: everything sent and received
+conversation.updated           {"item", "delta"}: any change; delta is None or what was added conversation.item.appended
+{"item"} conversation.item.completed    {"item"} conversation.interrupted       {}: the service heard the caller begin;
+stop playing error                          RealtimeError: an error envelope, or a connection lost
+
+Where the reference client is known to err this one does not: it uses the address and model it was given, keeps a
+bounded copy of audio, asks for one response after all tool calls of a response, runs no tool of a cut-off one, and
+checks before it cancels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pybase64
+import structlog
+
+from bridge.errors import RealtimeError, UsageError
+from bridge.realtime.api import RealtimeAPI
+from bridge.realtime.conversation import NAMELESS, Change, Conversation, InputAudio, Item
+from bridge.realtime.decoder import read_error
+from bridge.realtime.dialect import GA_NAMES
+from bridge.realtime.emitter import Emitter
+from bridge.realtime.profiles import Profile, Target, builtin
+from bridge.realtime.session import from_fields
+from bridge.realtime.toolbelt import Tool, ToolBelt
+from bridge.realtime.wire import table, wire_id
+
+log = structlog.get_logger()
+
+Audio = bytes | bytearray | memoryview | Any  # anything that gives its bytes: numpy int16, array("h")
+
+# The reference client's, without its voice: other services have other voices, and each has a default.
+DEFAULT_SESSION: dict[str, Any] = {
+    "modalities": ["text", "audio"],
+    "instructions": "",
+    "input_audio_format": "pcm16",
+    "output_audio_format": "pcm16",
+    "input_audio_transcription": None,
+    "turn_detection": None,
+    "tool_choice": "auto",
+    "temperature": 0.8,  # beta services only
+    "max_response_output_tokens": 4096,
+}
+SERVER_VAD: dict[str, Any] = {
+    "type": "server_vad",
+    "threshold": 0.5,
+    "prefix_padding_ms": 300,
+    "silence_duration_ms": 200,
+}
+
+
+class RealtimeClient(Emitter):
+    """One conversation. Methods that send are async; events are dispatched as frames arrive.
+
+    `profile`, `url`, `api_key`, `model` as for `connect`. `keep_audio_s` bounds the local copy of the caller's audio.
+    `realtime` is the layer below, for events this class has no method for; `conversation` the cache of items.
+    """
+
+    def __init__(
+        self,
+        *,
+        profile: str | Profile = "openai",
+        url: str = "",
+        api_key: str = "",
+        model: str = "",
+        allow_plain: bool = False,
+        timeout_s: float = 5.0,
+        keep_audio_s: float = 120.0,
+    ) -> None:
+        super().__init__()
+        if isinstance(profile, str):
+            known = builtin()
+            if profile not in known:
+                raise UsageError(f"profile {profile!r} is not known; there are {', '.join(known)}")
+            profile = known[profile]
+        target = Target(profile, url, api_key, model, allow_plain)
+        self.realtime = RealtimeAPI(target, timeout_s=timeout_s)
+        self.conversation = Conversation()
+        self.session: dict[str, Any] = from_fields(DEFAULT_SESSION)  # in the neutral form of session.py
+        self._dialect = target.dialect()
+        self._keep_audio_s = keep_audio_s
+        self._tools = ToolBelt(self._answer_tool, self._ask_after_tools)
+        self._created: asyncio.Future[bool] | None = None
+        self._heard = self._new_input()
+        self._active: set[str] = set()  # responses the service is making
+        self._wish = False  # a response is wanted as soon as none is active
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._listen()
+
+    def __repr__(self) -> str:
+        return f"<RealtimeClient {self.realtime.target!r} {'connected' if self.is_connected else 'not connected'}>"
+
+    # ------------------------------------------------------------ connection
+
+    @property
+    def is_connected(self) -> bool:
+        return self.realtime.is_connected
+
+    async def connect(self) -> None:
+        """Open the session and send its configuration. Raises UsageError when connected, RealtimeError when refused."""
+        if self.is_connected:
+            raise UsageError("already connected; disconnect first")
+        self._created = asyncio.get_running_loop().create_future()
+        self._heard = self._new_input()
+        await self.realtime.connect()
+        await self._send_session()
+
+    async def wait_for_session_created(self) -> bool:
+        """True once the service has greeted us. Raises RealtimeError when not connected, or closed before that."""
+        if self._created is None or not (self.is_connected or self._created.done()):
+            raise RealtimeError("the client is not connected", code="not_connected")
+        return await asyncio.shield(self._created)
+
+    async def disconnect(self) -> None:
+        """Close the session and forget its conversation; tools still running are cancelled."""
+        for task in list(self._tasks):
+            if task is not asyncio.current_task():
+                task.cancel()
+        await self.realtime.disconnect()
+        self._ended(RealtimeError("the client disconnected", code="connection_closed"))
+        self.conversation.clear()
+
+    async def reset(self) -> None:
+        """Disconnect, and forget configuration, tools and listeners."""
+        await self.disconnect()
+        self.clear_event_handlers()
+        self.realtime.clear_event_handlers()
+        self.session = from_fields(DEFAULT_SESSION)
+        self._tools.clear()
+        self._listen()
+
+    # ------------------------------------------------------------ session
+
+    @property
+    def turn_detection_type(self) -> str | None:
+        """The kind of turn detection configured; None for manual turns."""
+        kind = table(self.session.get("turn_detection")).get("type")
+        return kind if isinstance(kind, str) else None
+
+    async def update_session(self, **fields: Any) -> None:
+        """Change the given fields and send the whole configuration if connected.
+
+        Fields may be named as in the beta (flat) or as in GA (`audio={...}`); the service gets its own shape. Tools
+        given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, or an unknown format.
+        """
+        if "tools" in fields:
+            fields["tools"] = [{"type": "function", **tool} for tool in fields["tools"] or ()]
+            for tool in fields["tools"]:
+                if tool.get("name") in self._tools:
+                    raise UsageError(f"tool {tool['name']!r} was added by add_tool already")
+        self.session |= from_fields(fields)
+        if self.is_connected:
+            await self._send_session()
+
+    async def add_tool(self, definition: Mapping[str, Any], run: Callable[..., Any]) -> Tool:
+        """Offer a tool to the model; `run` (plain or async) is called with its arguments as one dict.
+
+        Its result is sent as JSON, what it raises as `{"error": message}`. Raises UsageError for a missing or known
+        name.
+        """
+        for given in self.session.get("tools") or ():
+            if given.get("name") == definition.get("name"):
+                raise UsageError(f"tool {given['name']!r} was given to update_session already")
+        tool = self._tools.add(definition, run)
+        if self.is_connected:
+            await self._send_session()
+        return tool
+
+    async def remove_tool(self, name: str) -> None:
+        """Raises UsageError for a tool that was not added."""
+        self._tools.remove(name)
+        if self.is_connected:
+            await self._send_session()
+
+    async def _send_session(self) -> None:
+        tools = [*(self.session.get("tools") or ()), *self._tools.definitions()]
+        profile = self.realtime.target.profile
+        model = {"model": profile.model} if profile.model_in == "session" and profile.model else {}
+        rendered = self._dialect.render({**model, **self.session, "tools": tools})
+        await self.realtime.send("session.update", {"session": rendered})
+        self.conversation.bytes_per_ms = self._bytes_per_ms("output_format")
+
+    # ------------------------------------------------------------ the caller's side
+
+    async def send_user_message_content(self, content: Sequence[Mapping[str, Any]]) -> None:
+        """Add a caller's message and ask for an answer. Parts are `{"type": "input_text", "text"}` and `{"type":
+        "input_audio", "audio"}` with audio as bytes, samples or base64 text. Without parts only the answer is asked
+        for.
+        """
+        if content:
+            parts = [
+                {**part, "audio": _base64(part["audio"])} if part.get("type") == "input_audio" else dict(part)
+                for part in content
+            ]
+            item = {"type": "message", "role": "user", "content": parts}
+            await self.realtime.send("conversation.item.create", {"item": item})
+        await self.create_response()
+
+    async def append_input_audio(self, audio: Audio) -> None:
+        """Caller audio in the session's input format, a piece at a time."""
+        piece = bytes(memoryview(audio).cast("B")) if not isinstance(audio, bytes) else audio
+        if not piece:
+            return
+        await self.realtime.send("input_audio_buffer.append", {"audio": pybase64.b64encode(piece).decode("ascii")})
+        self._heard.append(piece)
+
+    async def create_response(self) -> None:
+        """Ask for an answer; in manual mode the audio appended so far is committed first. While a response is being
+        made the asking waits for its end.
+        """
+        if self.turn_detection_type is None and len(self._heard):
+            await self.realtime.send("input_audio_buffer.commit")
+            self.conversation.queue_input_audio(self._heard.take())
+        if self._active:
+            self._wish = True
+            return
+        await self.realtime.send("response.create")
+
+    # ------------------------------------------------------------ the agent's side
+
+    async def cancel_response(self, item_id: str = "", sample_count: int = 0) -> Item | None:
+        """Stop the answer. With the item being played and how many of its samples were heard, the rest is cut off as
+        well.
+
+        Returns the item, or None without one. Raises UsageError, before anything is sent, for an item that is unknown
+        or not the agent's message.
+        """
+        item = None
+        if item_id:
+            item = self.conversation.get_item(item_id)
+            if item is None:
+                raise UsageError(f"item {item_id!r} is not in the conversation")
+            if item.type != "message" or item.role != "assistant":
+                raise UsageError(f"item {item_id!r} is not a message of the agent")
+        profile = self.realtime.target.profile
+        if profile.can_cancel:
+            await self.realtime.send("response.cancel")
+        if item is None:
+            return None
+        index = item.audio_index()
+        if index is None:
+            return item
+        _encoding, rate_hz = self.session["output_format"]
+        heard_ms = max(0, int(sample_count / rate_hz * 1000))
+        if item.status == "completed" and heard_ms >= item.formatted.audio_ms - profile.truncate_margin_ms:
+            return item  # all of it was heard
+        # More than was received is an error to the service, and then nothing is cut.
+        heard_ms = min(heard_ms, int(item.formatted.audio_ms))
+        if profile.can_truncate:
+            cut = {"item_id": item_id, "content_index": index, "audio_end_ms": heard_ms}
+            await self.realtime.send("conversation.item.truncate", cut)
+        else:
+            self.conversation.truncate(item, heard_ms)
+        return item
+
+    async def delete_item(self, item_id: str) -> None:
+        await self.realtime.send("conversation.item.delete", {"item_id": item_id})
+
+    async def wait_for_next_item(self, timeout_s: float | None = None) -> Item | None:
+        """The next item that is appended; None when `timeout_s` passes first."""
+        return _item_of(await self.wait_for_next("conversation.item.appended", timeout_s))
+
+    async def wait_for_next_completed_item(self, timeout_s: float | None = None) -> Item | None:
+        return _item_of(await self.wait_for_next("conversation.item.completed", timeout_s))
+
+    # ------------------------------------------------------------ what the service says
+
+    def _listen(self) -> None:
+        self.realtime.on("client.*", lambda event: self._log("client", event))
+        self.realtime.on("server.*", self._server_event)
+        self.realtime.on("close", self._connection_closed)
+
+    def _log(self, source: str, event: dict[str, Any]) -> None:
+        time = datetime.datetime.now(datetime.UTC).isoformat()  # a date for people, as the contract has it
+        self._tell("realtime.event", {"time": time, "source": source, "event": event})
+
+    def _server_event(self, event: dict[str, Any]) -> None:
+        self._log("server", event)
+        kind = GA_NAMES.get(event["type"], event["type"])
+        match kind:
+            case "session.created":
+                if self._created is not None and not self._created.done():
+                    self._created.set_result(True)
+            case "input_audio_buffer.speech_started":
+                self._tell("conversation.interrupted", {})
+            case "response.created":
+                self._response_created(event)
+            case "error":
+                self._error(event)
+        for change in self.conversation.process(event, self._heard):
+            self._changed(change)
+        if kind == "response.done":
+            self._response_done(event)
+
+    def _changed(self, change: Change) -> None:
+        self._tell("conversation.updated", {"item": change.item, "delta": change.delta})
+        if change.appended:
+            self._tell("conversation.item.appended", {"item": change.item})
+        if change.completed:
+            self._tell("conversation.item.completed", {"item": change.item})
+            tool, response_id = change.item.formatted.tool, change.item.response_id
+            if tool is not None and tool.name in self._tools and response_id:  # without one it is our own seed
+                self._spawn(self._tools.run(tool, response_id))
+
+    def _response_created(self, event: dict[str, Any]) -> None:
+        response = table(event.get("response"))
+        if response.get("conversation_id", "") is None and self.realtime.target.profile.names_conversations:
+            return  # beside the conversation
+        self._active.add(wire_id(response.get("id")))
+        self._wish = False  # it knows all that was said before it
+
+    def _response_done(self, event: dict[str, Any]) -> None:
+        response = table(event.get("response"))
+        response_id = wire_id(response.get("id"))
+        self._active.discard(response_id)
+        if not response_id:
+            self._active.clear()
+        completed = response.get("status", "completed") == "completed"
+        self._tools.response_ended(response_id, completed=completed)
+        self._tools.response_ended(NAMELESS, completed=completed)
+        if self._wish:
+            self._ask()
+
+    def _error(self, event: dict[str, Any]) -> None:
+        code, message, param, request_id = read_error(event)
+        if code == "conversation_already_has_active_response":
+            self._wish = True
+        self._tell("error", RealtimeError(message, code=code, param=param or None, request_id=request_id or None))
+
+    def _connection_closed(self, how: dict[str, Any]) -> None:
+        lost = RealtimeError(f"the connection closed ({how['code']})", code="connection_lost")
+        if how["error"]:
+            self._tell("error", lost)
+        self._ended(lost)
+
+    def _ended(self, why: RealtimeError) -> None:
+        self._active.clear()
+        self._wish = False
+        self._tools.forget()
+        self.end_waits()
+        if self._created is not None and not self._created.done():
+            self._created.set_exception(why)
+            self._created.exception()  # waiting for it is optional
+
+    # ------------------------------------------------------------ answers after tools
+
+    async def _answer_tool(self, call_id: str, output: str) -> None:
+        item = {"type": "function_call_output", "call_id": call_id, "output": output}
+        await self.realtime.send("conversation.item.create", {"item": item})
+
+    def _ask_after_tools(self) -> None:
+        """All outputs of a response are in: one answer for all of them, when nothing else is being said."""
+        self._wish = True
+        self._ask()
+
+    def _ask(self) -> None:
+        if self._wish and not self._active and self.is_connected:
+            self._wish = False
+            self._spawn(self.realtime.send("response.create"))
+
+    # ------------------------------------------------------------ the rest
+
+    def _bytes_per_ms(self, side: str) -> float:
+        encoding, rate_hz = self.session[side]
+        return float(rate_hz * (2 if encoding == "pcm16" else 1) / 1000)
+
+    def _new_input(self) -> InputAudio:
+        return InputAudio(bytes_per_ms=self._bytes_per_ms("input_format"), keep_ms=self._keep_audio_s * 1000)
+
+    def _tell(self, name: str, payload: Any) -> None:
+        try:
+            self.dispatch(name, payload)
+        except Exception:
+            log.exception("realtime.listener_failed", on=name)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(self._finish(work), name="realtime client")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, work: Any) -> None:
+        try:
+            await work
+        except RealtimeError as error:  # closed meanwhile
+            self._tell("error", error)
+
+
+def _item_of(payload: Any) -> Item | None:
+    return payload["item"] if payload is not None else None
+
+
+def _base64(audio: Audio | str) -> str:
+    if isinstance(audio, str):
+        return audio
+    return pybase64.b64encode(bytes(memoryview(audio).cast("B"))).decode("ascii")
