@@ -1,0 +1,155 @@
+"""Listening: an aiohttp server whose clients have a deadline for the head of their request.
+
+aiohttp itself waits for ever on a silent or dripping connection. A `Doorkeeper` stands in front of each new one: it
+counts those that have not finished their head, closes what takes too long or too much, and steps aside for good when
+the head is there. From then on it costs a media stream nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket as sockets
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from aiohttp import http_parser, web
+
+from bridge.errors import ConfigError
+from bridge.settings import Settings
+
+log = structlog.get_logger()
+
+_HEAD_END: Final = b"\r\n\r\n"
+_MOST_HEAD: Final = 65_536
+_LINE: Final = 8190
+_CLOSE_S: Final = 2.0
+
+
+class Waiting:
+    """How many connections of this process have not finished the head of their request."""
+
+    def __init__(self, most: int, head_s: float) -> None:
+        self.most = most
+        self.head_s = head_s
+        self.count = 0
+
+
+class Doorkeeper(asyncio.Protocol):
+    """One new connection, until its first request's head is complete; then `inner` speaks with the transport alone."""
+
+    def __init__(self, inner: asyncio.Protocol, waiting: Waiting) -> None:
+        self._inner = inner
+        self._waiting = waiting
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._seen = 0
+        self._tail = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport), "a listening socket of streams makes transports of streams"
+        self._transport = transport
+        self._waiting.count += 1
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._waiting.head_s, self._close, "the head of the request took too long")
+        self._inner.connection_made(transport)
+        if self._waiting.count > self._waiting.most:
+            self._close("too many connections wait")
+
+    def data_received(self, data: bytes) -> None:
+        if self._deadline is None:
+            return  # given up on; what was on its way no longer matters
+        assert self._transport is not None
+        joined = self._tail + data[: _MOST_HEAD - self._seen]
+        self._seen += len(data)
+        if _HEAD_END in joined:
+            self._done()
+            self._transport.set_protocol(self._inner)
+        elif self._seen >= _MOST_HEAD:
+            self._close("the head of the request is too long")
+            return
+        self._tail = joined[-3:]
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._done()
+        self._inner.connection_lost(exc)
+
+    def _close(self, why: str) -> None:
+        log.info("connection_closed", why=why)
+        self._done()
+        assert self._transport is not None
+        self._transport.abort()
+
+    def _done(self) -> None:
+        """Counts once: the head is complete, or the connection is over."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+            self._waiting.count -= 1
+
+
+class Listener:
+    """An application on a port. Closing twice is harmless."""
+
+    def __init__(self, app: web.Application, settings: Settings) -> None:
+        _require_c_parser()
+        self._runner = web.AppRunner(
+            app,
+            handle_signals=False,
+            access_log=None,  # aiohttp's own holds the query; ours is in app.py
+            keepalive_timeout=settings.limits.header_s,
+            lingering_time=1.0,
+            max_line_size=_LINE,
+            max_field_size=_LINE,
+            max_headers=100,
+            auto_decompress=False,
+            shutdown_timeout=_CLOSE_S,
+        )
+        self._settings = settings
+        self._waiting = Waiting(settings.limits.waiting_connections, settings.limits.header_s)
+        self._server: asyncio.Server | None = None
+
+    async def start(self, *, sock: sockets.socket | None = None, reuse_port: bool = False) -> None:
+        """Listens on the settings' host and port, or on a socket that is bound already. Raises OSError."""
+        await self._runner.setup()
+        inner: Callable[[], asyncio.Protocol] | None = self._runner.server
+        assert inner is not None, "a runner that was set up has a server"
+
+        def newcomer() -> asyncio.Protocol:
+            return Doorkeeper(inner(), self._waiting)
+
+        loop = asyncio.get_running_loop()
+        if sock is not None:
+            self._server = await loop.create_server(newcomer, sock=sock, backlog=1024)
+        else:
+            host, port = self._settings.host, self._settings.port
+            self._server = await loop.create_server(newcomer, host, port, backlog=1024, reuse_port=reuse_port or None)
+
+    @property
+    def port(self) -> int:
+        """The port it really listens on."""
+        assert self._server is not None, "a listener has a port once it was started"
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Accepts nothing more, then ends what is open."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        await self._runner.cleanup()
+
+
+def _require_c_parser() -> None:
+    """The parser in Python is slower by much and had request-smuggling faults of its own."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise ConfigError(["aiohttp runs without its C parser: unset AIOHTTP_NO_EXTENSIONS, or install its wheel"])

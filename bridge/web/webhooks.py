@@ -1,0 +1,183 @@
+"""Twilio's webhooks: a call arrives, changes its status, or comes back after its stream.
+
+Before anything else happens a request proves itself by its signature, over the configured address and the raw path:
+403 otherwise. Only forms are read, of at most `limits.body_bytes`, within `limits.body_s`. The answer to a call is
+given at once: its model is dialled meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl
+
+import structlog
+from aiohttp import web
+
+from bridge.live.switchboard import Refused
+from bridge.metrics import Metrics
+from bridge.settings import IncomingCall, Settings
+from bridge.telephony import twilio, twiml
+from bridge.telephony.signature import Validator, Verdict
+from bridge.web.origin import is_this_machine
+
+if TYPE_CHECKING:
+    from bridge.web.app import Switchboard
+
+log = structlog.get_logger()
+
+TOKEN: Final = "token"  # the <Parameter> that pairs a stream with its call
+_FORM: Final = "application/x-www-form-urlencoded"
+_MOST_FIELDS: Final = 200
+_REMEMBERED: Final = 4096  # answers kept for webhooks that come twice
+_OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
+# what the call may know of its caller, beside the numbers
+_TOLD: Final = ("CallerName", "ForwardedFrom", "StirVerstat", "CallerCity", "CallerState", "CallerCountry")
+
+
+class TwilioDoor:
+    """The four webhooks. A call announced again gets the same answer, word for word, and no second effect."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        switchboard: Switchboard,
+        *,
+        validator: Validator | None,
+        base_url: str,
+        metrics: Metrics,
+        transfer_target: Callable[[str], str],
+    ) -> None:
+        self._settings = settings
+        self._switchboard = switchboard
+        self._validator = validator
+        self._base_url = base_url.rstrip("/")
+        self._metrics = metrics
+        self._transfer_target = transfer_target
+        self._answers: OrderedDict[str, str] = OrderedDict()  # by CallSid
+
+    # ------------------------------------------------------------ the four addresses
+
+    async def voice(self, request: web.Request) -> web.Response:
+        """A call arrives."""
+        fields = await self._proven(request)
+        call_sid = _id(fields, "CallSid")
+        answer = self._answers.get(call_sid)
+        if answer is None:
+            answer = self._answer(call_sid, fields)
+            self._answers[call_sid] = answer
+            if len(self._answers) > _REMEMBERED:
+                self._answers.popitem(last=False)
+        else:
+            log.info("webhook_repeated", carrier_call_id=call_sid)
+        return _twiml(answer)
+
+    async def status(self, request: web.Request) -> web.Response:
+        """The call's own status. Only final ones matter; a late or repeated one finds nothing left to end."""
+        fields = await self._proven(request)
+        status = fields.get("CallStatus", "")
+        if status in _OVER:
+            self._switchboard.ended_by_status(_id(fields, "CallSid"), status)
+        return web.Response(status=204)
+
+    async def stream_status(self, request: web.Request) -> web.Response:
+        """What became of a media stream, for the log. The socket itself tells the call."""
+        fields = await self._proven(request)
+        call_sid, event = _id(fields, "CallSid"), fields.get("StreamEvent", "")
+        if event == "stream-error":
+            self._metrics.stream_failed()
+            log.warning("stream_error", carrier_call_id=call_sid, error=fields.get("StreamError", "")[:200])
+        else:
+            log.debug("stream_status", carrier_call_id=call_sid, status=event[:50])
+        return web.Response(status=204)
+
+    async def resume(self, request: web.Request) -> web.Response:
+        """The call goes on after its stream: to whom it was to be transferred, or not at all."""
+        fields = await self._proven(request)
+        target = self._transfer_target(_id(fields, "CallSid"))
+        if not target:
+            return _twiml(twiml.document(twiml.hangup()))
+        caller_id = self._settings.twilio.transfer_caller_id
+        return _twiml(twiml.document(twiml.dial(target, caller_id=caller_id), twiml.hangup()))
+
+    # ------------------------------------------------------------ proof
+
+    async def _proven(self, request: web.Request) -> Mapping[str, str]:
+        """The form of a request that is Twilio's (of a repeated field the last value). Raises the refusal otherwise."""
+        if request.content_type != _FORM or "Content-Encoding" in request.headers:
+            raise web.HTTPUnsupportedMediaType(text=f"Only {_FORM} is read here.\n")
+        try:
+            async with asyncio.timeout(self._settings.limits.body_s):
+                body = await request.read()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="The body took too long.\n") from None
+        try:
+            pairs = parse_qsl(
+                body.decode("utf-8"), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"
+            )
+        except ValueError:
+            raise web.HTTPBadRequest(text="The body is not a form.\n") from None
+        self._check_sender(request, pairs)
+        return {name: _plain(value) for name, value in pairs}
+
+    def _check_sender(self, request: web.Request, pairs: list[tuple[str, str]]) -> None:
+        if self._validator is not None:
+            verdict = self._validator.judge_form(request.raw_path, pairs, request.headers)
+            if verdict is not Verdict.ACCEPTED:
+                self._refuse(verdict.value, request)
+        elif self._settings.twilio.validate_signatures and not is_this_machine(request):
+            self._refuse("no auth token is configured, and the request is not from this machine", request)
+
+    def _refuse(self, why: str, request: web.Request) -> None:
+        self._metrics.webhook_forged()
+        log.warning("webhook_refused", why=why, path=request.path)
+        raise web.HTTPForbidden(text="The signature is missing or wrong.\n")
+
+    # ------------------------------------------------------------ the answer to a call
+
+    def _answer(self, call_sid: str, fields: Mapping[str, str]) -> str:
+        answer = self._switchboard.expect(
+            IncomingCall(
+                carrier=twilio.CAPABILITIES,
+                carrier_call_id=call_sid,
+                account_id=fields.get("AccountSid", ""),
+                caller=fields.get("From", ""),
+                called=fields.get("To", ""),
+                direction="inbound" if fields.get("Direction", "inbound") == "inbound" else "outbound",
+                variables={name: fields[name] for name in _TOLD if fields.get(name)},
+            )
+        )
+        if isinstance(answer, Refused):
+            log.warning("call_refused", carrier_call_id=call_sid, why=answer.why)
+            self._metrics.call_refused(answer.why)
+            return self._busy()
+        stream = twiml.connect_stream(
+            "ws" + self._base_url.removeprefix("http") + "/twilio/media",
+            parameters={TOKEN: answer.token},
+            status_callback=f"{self._base_url}/twilio/stream-status",
+        )
+        return twiml.document(stream, twiml.redirect(f"{self._base_url}/twilio/resume"))
+
+    def _busy(self) -> str:
+        carrier = self._settings.twilio
+        if carrier.busy_redirect:
+            return twiml.document(twiml.redirect(carrier.busy_redirect))
+        return twiml.document(twiml.say(carrier.busy_message, language=carrier.busy_language), twiml.hangup())
+
+
+def _twiml(document: str) -> web.Response:
+    return web.Response(body=document.encode("utf-8"), content_type="text/xml", charset="utf-8")
+
+
+def _id(fields: Mapping[str, str], name: str) -> str:
+    value = fields.get(name, "")
+    if not 0 < len(value) <= 100 or not value.isascii():
+        raise web.HTTPBadRequest(text=f"{name} is missing or not an id.\n")
+    return value
+
+
+def _plain(text: str) -> str:
+    """Without what breaks logs and databases: control characters and endless lengths."""
+    return "".join(char for char in text if char.isprintable())[:256]

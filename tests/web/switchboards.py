@@ -1,0 +1,28 @@
+"""A switchboard for the HTTP face alone: takes every call, remembers what it was told, is full or draining on request.
+
+Unlike the real one it opens no sessions and its calls never end by themselves.
+"""
+
+from bridge.live.switchboard import Expected, Refused
+from bridge.settings import IncomingCall
+
+
+class FakeSwitchboard:
+    def __init__(self) -> None:
+        self.accepting = True
+        self.full = False
+        self.expected: list[IncomingCall] = []
+        self.ended: list[tuple[str, str]] = []
+
+    @property
+    def active_calls(self) -> int:
+        return len(self.expected)
+
+    def expect(self, incoming: IncomingCall) -> Expected | Refused:
+        if self.full or not self.accepting:
+            return Refused("full" if self.full else "draining")
+        self.expected.append(incoming)
+        return Expected(call_id=f"call-{len(self.expected)}", token=f"token-{len(self.expected)}")
+
+    def ended_by_status(self, carrier_call_id: str, status: str) -> None:
+        self.ended.append((carrier_call_id, status))

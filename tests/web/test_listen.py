@@ -1,0 +1,116 @@
+"""Slow, silent and endless clients: each is closed by its deadline, and nobody else notices.
+
+Deadlines are set to a fraction of a second; what is asserted is that the connection ends, never how long it took.
+"""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from bridge.errors import ConfigError
+from bridge.web import listen
+from tests.web.conftest import PUBLIC, TOKEN, Start
+
+QUICK = {
+    "BRIDGE_PUBLIC_URL": PUBLIC,
+    "BRIDGE_TWILIO__AUTH_TOKEN": TOKEN,
+    "BRIDGE_LIMITS__HEADER_S": "0.2",
+    "BRIDGE_LIMITS__BODY_S": "0.2",
+}
+PATIENCE_S = 10.0
+
+
+async def talk(port: int, *pieces: bytes, drip_s: float = 0.0) -> bytes:
+    """Everything the server says until it ends the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    said = asyncio.ensure_future(reader.read())
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(drip_s)
+            if said.done():
+                break
+        async with asyncio.timeout(PATIENCE_S):
+            return await said
+    except ConnectionError:
+        return b""
+    finally:
+        said.cancel()
+        await end(writer)
+
+
+async def end(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def test_silent_and_dripping_clients_are_closed_and_others_are_served(start: Start) -> None:
+    service = await start(QUICK)
+    port = service.listener.port
+    drip = [b"x-drip: 1\r\n"] * 500
+    slow = [
+        *(talk(port) for _ in range(20)),
+        *(talk(port, b"GET /healthz HTTP/1.1\r\nHost: a\r\n") for _ in range(20)),
+        *(talk(port, b"GET /healthz HTTP/1.1\r\n", *drip, drip_s=0.02) for _ in range(20)),
+    ]
+    said, answer = await asyncio.gather(asyncio.gather(*slow), service.post("/twilio/voice"))
+    assert answer[0] == 200
+    assert set(said) == {b""}
+
+
+async def test_a_body_that_never_comes_is_answered_408(start: Start) -> None:
+    service = await start(QUICK)
+    head = (
+        b"POST /twilio/voice HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        b"Content-Length: 100\r\n\r\n"
+    )
+    assert (await talk(service.listener.port, head)).startswith(b"HTTP/1.1 408 ")
+    assert (await talk(service.listener.port, head, *[b"a"] * 50, drip_s=0.02)).startswith(b"HTTP/1.1 408 ")
+    assert not service.switchboard.expected
+
+
+async def test_a_body_nobody_reads_does_not_keep_the_connection(start: Start) -> None:
+    service = await start(QUICK)
+    head = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+    assert (await talk(service.listener.port, head)).startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.mark.parametrize("cut", [1, 3, 16, 37, 38, 39])
+async def test_a_head_may_come_in_any_pieces(start: Start, cut: int) -> None:
+    service = await start()
+    head = b"GET /healthz HTTP/1.1\r\nHost: bridge\r\n\r\n"
+    pieces = [head[at : at + cut] for at in range(0, len(head), cut)]
+    assert (await talk(service.listener.port, *pieces, drip_s=0.001)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_head_without_end_is_cut_off(start: Start) -> None:
+    service = await start()
+    said = await talk(service.listener.port, b"GET / HTTP/1.1\r\n", *[b"x: " + b"y" * 4000 + b"\r\n"] * 40)
+    assert not said or said.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_one_request_per_connection(start: Start) -> None:
+    service = await start()
+    said = await talk(service.listener.port, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+    assert said.count(b"HTTP/1.1 200 ") == 1
+
+
+async def test_connections_beyond_the_most_that_may_wait_are_closed_at_once(start: Start) -> None:
+    service = await start({**QUICK, "BRIDGE_LIMITS__HEADER_S": "60", "BRIDGE_LIMITS__WAITING_CONNECTIONS": "16"})
+    port = service.listener.port
+    waiting = [await asyncio.open_connection("127.0.0.1", port) for _ in range(16)]
+    assert await talk(port) == b""
+    await end(waiting.pop()[1])
+    async with asyncio.timeout(PATIENCE_S):
+        while not (await talk(port, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")).startswith(b"HTTP/1.1 200 "):
+            pass
+    for _, writer in waiting:
+        await end(writer)
+
+
+async def test_the_parser_in_python_is_refused(monkeypatch: pytest.MonkeyPatch, start: Start) -> None:
+    monkeypatch.setattr(listen.http_parser, "HttpRequestParser", listen.http_parser.HttpRequestParserPy)
+    with pytest.raises(ConfigError, match="C parser"):
+        await start()

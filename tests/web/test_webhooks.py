@@ -1,0 +1,177 @@
+"""Webhooks over a real socket: who may ask, what is answered, and that asking twice changes nothing."""
+
+import random
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from bridge.telephony.signature import sign
+from tests.web.conftest import CALL, PUBLIC, TOKEN, Service, Start
+
+
+def verbs(document: str) -> list[str]:
+    return [child.tag for child in ElementTree.fromstring(document)]
+
+
+async def test_a_call_is_answered_with_its_stream_and_a_token(service: Service) -> None:
+    status, text = await service.post("/twilio/voice", {**CALL, "CallerName": "Ada\x00", "Unknown": "field"})
+    assert status == 200
+    root = ElementTree.fromstring(text)
+    stream = root.find("Connect/Stream")
+    assert stream is not None and stream.attrib == {
+        "url": "wss://bridge.example.test/twilio/media",
+        "statusCallback": "https://bridge.example.test/twilio/stream-status",
+    }
+    assert [child.attrib for child in stream] == [{"name": "token", "value": "token-1"}]
+    assert root.findtext("Redirect") == "https://bridge.example.test/twilio/resume"
+    (incoming,) = service.switchboard.expected
+    assert (incoming.carrier_call_id, incoming.account_id) == ("CA1", "AC1")
+    assert (incoming.caller, incoming.called, incoming.direction) == ("+15550100", "+15550101", "inbound")
+    assert incoming.variables == {"CallerName": "Ada"}
+
+
+async def test_the_same_call_announced_again_gets_the_same_answer_and_is_one_call(service: Service) -> None:
+    answers = {await service.post("/twilio/voice") for _ in range(5)}
+    assert len(answers) == 1
+    assert len(service.switchboard.expected) == 1
+    _, other = await service.post("/twilio/voice", {**CALL, "CallSid": "CA2"})
+    assert "token-2" in other
+
+
+@pytest.mark.parametrize("path", ["/twilio/voice", "/twilio/status", "/twilio/stream-status", "/twilio/resume"])
+@pytest.mark.parametrize("signature", ["", "nonsense", "HmnS4cW2uJWaePn5nuLB4QP4+9Q="])
+async def test_a_forged_webhook_gets_403_and_has_no_effect(service: Service, path: str, signature: str) -> None:
+    status, _ = await service.post(path, {**CALL, "CallStatus": "completed"}, signature=signature)
+    assert status == 403
+    assert not service.switchboard.expected and not service.switchboard.ended
+    assert b"bridge_webhooks_forged_total 1.0" in service.metrics.text()
+
+
+async def test_no_combination_of_headers_makes_a_forged_webhook_right_or_a_right_one_wrong(service: Service) -> None:
+    chance = random.Random(3)
+    names = ["X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-For", "Forwarded", "X-Original-URL", "X-Real-IP"]
+    names += ["X-Forwarded-Port", "X-HTTP-Method-Override", "X-Rewrite-URL", "Referer", "Origin", "Host"]
+    values = ["evil.example", "127.0.0.1", "https", "bridge.example.test", "for=127.0.0.1;host=evil", "/twilio/status"]
+    elsewhere = sign(TOKEN, "https://evil.example/twilio/voice", CALL.items())
+    for _ in range(500):
+        headers = {name: chance.choice(values) for name in chance.sample(names, chance.randint(1, 5))}
+        assert (await service.post("/twilio/voice", signature=elsewhere, headers=headers))[0] == 403
+        assert (await service.post("/twilio/voice", headers=headers))[0] == 200
+    assert len(service.switchboard.expected) == 1
+
+
+async def test_a_query_is_part_of_what_is_signed(service: Service) -> None:
+    assert (await service.post("/twilio/voice?tenant=7"))[0] == 200
+    right = sign(TOKEN, PUBLIC + "/twilio/voice?tenant=7", CALL.items())
+    assert (await service.post("/twilio/voice?tenant=8", signature=right))[0] == 403
+    assert (await service.post("/twilio/voice", signature=right))[0] == 403
+
+
+async def test_both_tokens_are_accepted_while_they_rotate(start: Start) -> None:
+    env = {"BRIDGE_PUBLIC_URL": PUBLIC, "BRIDGE_TWILIO__AUTH_TOKEN": "new", "BRIDGE_TWILIO__OTHER_SECRETS": TOKEN}
+    service = await start(env)
+    assert (await service.post("/twilio/voice"))[0] == 200
+    new = sign("new", PUBLIC + "/twilio/voice", CALL.items())
+    assert (await service.post("/twilio/voice", signature=new))[0] == 200
+
+
+async def test_without_a_token_only_this_machine_is_believed_and_no_proxy_on_it(start: Start) -> None:
+    service = await start({})
+    assert (await service.post("/twilio/voice", signature=""))[0] == 200
+    for name in ("X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"):
+        assert (await service.post("/twilio/voice", signature="", headers={name: "1.2.3.4"}))[0] == 403
+
+
+async def test_signatures_are_ignored_only_by_explicit_word(start: Start) -> None:
+    service = await start({"BRIDGE_TWILIO__VALIDATE_SIGNATURES": "false", "BRIDGE_TWILIO__AUTH_TOKEN": TOKEN})
+    status, _ = await service.post("/twilio/voice", signature="", headers={"X-Forwarded-For": "1.2.3.4"})
+    assert status == 200
+
+
+async def test_a_full_or_draining_service_says_so_to_the_caller(service: Service) -> None:
+    service.switchboard.full = True
+    status, text = await service.post("/twilio/voice")
+    assert (status, verbs(text)) == (200, ["Say", "Hangup"])
+    service.switchboard.full, service.switchboard.accepting = False, False
+    _, text = await service.post("/twilio/voice", {**CALL, "CallSid": "CA2"})
+    assert verbs(text) == ["Say", "Hangup"]
+    assert not service.switchboard.expected
+    assert b'bridge_calls_refused_total{why="draining"} 1.0' in service.metrics.text()
+
+
+async def test_a_full_service_can_send_its_callers_elsewhere(start: Start) -> None:
+    env = {"BRIDGE_PUBLIC_URL": PUBLIC, "BRIDGE_TWILIO__AUTH_TOKEN": TOKEN}
+    service = await start({**env, "BRIDGE_TWILIO__BUSY_REDIRECT": "https://elsewhere.example/voice"})
+    service.switchboard.full = True
+    _, text = await service.post("/twilio/voice")
+    assert ElementTree.fromstring(text).findtext("Redirect") == "https://elsewhere.example/voice"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"Content-Type": "application/json"}, b"{}", 415),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x--", 415),
+        ({"Content-Type": "text/plain"}, b"CallSid=CA1", 415),
+        ({"Content-Type": "application/x-www-form-urlencoded", "Content-Encoding": "gzip"}, b"x", 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, b"a" * 65_537, 413),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, b"a=\xff", 400),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, b"&".join([b"a=1"] * 201), 400),
+    ],
+)
+async def test_what_is_not_a_small_form_is_not_read(
+    service: Service, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    async with service.client.post(service.url + "/twilio/voice", data=body, headers=headers) as answer:
+        assert answer.status == status
+
+
+@pytest.mark.parametrize("call_sid", ["", "C" * 101, "CÄ1"])
+async def test_a_webhook_without_a_usable_call_sid_is_refused(service: Service, call_sid: str) -> None:
+    assert (await service.post("/twilio/voice", {**CALL, "CallSid": call_sid}))[0] == 400
+    assert not service.switchboard.expected
+
+
+async def test_get_is_not_a_way_to_announce_a_call(service: Service) -> None:
+    assert (await service.get("/twilio/voice?CallSid=CA1"))[0] == 405
+
+
+async def test_only_a_final_status_ends_a_call(service: Service) -> None:
+    for status in ("queued", "initiated", "ringing", "in-progress", "nonsense", ""):
+        assert (await service.post("/twilio/status", {**CALL, "CallStatus": status}))[0] == 204
+    assert not service.switchboard.ended
+    final = ["completed", "busy", "failed", "no-answer", "canceled"]
+    for status in final:
+        await service.post("/twilio/status", {**CALL, "CallStatus": status})
+    assert service.switchboard.ended == [("CA1", status) for status in final]
+
+
+async def test_a_stream_error_is_counted(service: Service) -> None:
+    await service.post("/twilio/stream-status", {**CALL, "StreamEvent": "stream-started"})
+    assert b"bridge_stream_errors_total 0.0" in service.metrics.text()
+    await service.post("/twilio/stream-status", {**CALL, "StreamEvent": "stream-error", "StreamError": "31921"})
+    assert b"bridge_stream_errors_total 1.0" in service.metrics.text()
+
+
+async def test_after_its_stream_a_call_hangs_up_or_goes_where_it_wished(start: Start) -> None:
+    service = await start(transfer_target={"CA1": "+15550199"}.get)
+    _, text = await service.post("/twilio/resume")
+    assert verbs(text) == ["Dial", "Hangup"]
+    assert ElementTree.fromstring(text).findtext("Dial/Number") == "+15550199"
+    _, text = await service.post("/twilio/resume", {**CALL, "CallSid": "CA2"})
+    assert verbs(text) == ["Hangup"]
+
+
+async def test_of_many_mutated_forms_none_is_taken_for_a_call(service: Service) -> None:
+    """The ten thousand are in tests/telephony/test_signature.py; these go through a socket."""
+    chance = random.Random(4)
+    right = sign(TOKEN, PUBLIC + "/twilio/voice", CALL.items())
+    for _ in range(300):
+        fields = dict(CALL)
+        name = chance.choice(list(fields))
+        if chance.random() < 0.3:
+            del fields[name]
+        else:
+            fields[name] += chance.choice(["0", " ", "\x00", "é", "&From=x"])
+        assert (await service.post("/twilio/voice", fields, signature=right))[0] == 403
+    assert not service.switchboard.expected
