@@ -55,7 +55,10 @@ class RestClient:
 
 
 class CallServices:
-    """What a call has done for it in tasks of its own: tools, hanging up, transferring."""
+    """What a call has done for it in tasks of its own: tools, hanging up, transferring.
+
+    Without `account` the stream is closed instead, and the carrier asks what comes next (POST /twilio/resume).
+    """
 
     def __init__(
         self, *, account: rest.Account | None, client: HttpClient, toolbox: Toolbox, transfer_caller_id: str = ""
@@ -80,7 +83,8 @@ class CallServices:
 
     async def transfer(self, driver: Driver, target: str) -> None:
         if self._account is None:
-            driver.deliver(ev.HandedOver("transfer", False, "no REST credentials are configured"))
+            driver.handed_on_to = target  # the verb after <Connect> asks for it when the stream has closed
+            driver.deliver(ev.HandedOver("transfer", True))
             return
         document = twiml.document(twiml.dial(target, caller_id=self._caller_id or driver.plan.called))
         error = await self._ask(rest.replace_document(self._account, driver.plan.carrier_call_id, document))

@@ -66,6 +66,7 @@ class Driver:
         self._replaced: Phone = self.phone
         self.model: Model = _NoModel()
         self._outside = outside
+        self.handed_on_to = ""  # whom the carrier connects the caller to when the stream has closed
         self._watchers: Sequence[Watcher] = ()
         self._frame_watchers: Sequence[Watcher] = ()
         self._inbox: deque[ev.Event] = deque()

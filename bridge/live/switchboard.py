@@ -78,7 +78,7 @@ class Switchboard:
         self._ended = ended
         self._dial = dial
         self._lines: dict[str, _Line] = {}  # by carrier call id
-        self._over: dict[str, EndReason] = {}
+        self._over: dict[str, tuple[EndReason, str]] = {}  # why it ended, and whom it was handed on to
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -145,7 +145,7 @@ class Switchboard:
             self._empty.set()
         broke = task.cancelled() or task.exception() is not None
         reason = EndReason.BUG if broke else task.result()
-        self._over[line.carrier_call_id] = reason
+        self._over[line.carrier_call_id] = (reason, line.driver.handed_on_to)
         if len(self._over) > _REMEMBERED:
             del self._over[next(iter(self._over))]
         log.info("call_ended", call_id=line.driver.plan.call_id, reason=reason.value)
@@ -162,8 +162,12 @@ class Switchboard:
         line = self._lines.get(carrier_call_id)
         return None if line is None else line.driver
 
-    def why_over(self, carrier_call_id: str) -> EndReason | None:
-        return self._over.get(carrier_call_id)
+    def handed_on_to(self, carrier_call_id: str) -> str:
+        """Whom a call whose stream has ended is to be connected to; empty: nobody."""
+        line = self._lines.get(carrier_call_id)
+        if line is not None:
+            return line.driver.handed_on_to
+        return self._over.get(carrier_call_id, (EndReason.CALLER_LEFT, ""))[1]
 
     async def drain(self, grace_s: float) -> None:
         """Take no more calls; give those there are `grace_s` to end, then ask each to say goodbye, then end them."""

@@ -1,0 +1,152 @@
+"""The command line: every command a thin call into a room, plain errors with their remedy, no tracebacks for mistakes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from bridge.errors import BridgeError, ConfigError
+
+app = typer.Typer(
+    name="voice-bridge",
+    help="Puts a speech-to-speech model behind a phone number.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+complaints = Console(stderr=True)
+
+T = TypeVar("T")
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="The folder of bridge.yaml, numbers.yaml and agents/.", show_default=False),
+]
+
+
+def main() -> None:
+    """The command `voice-bridge`. Mistakes of the user end with a sentence and exit code 1."""
+    try:
+        app()
+    except ConfigError as error:
+        complaints.print("[bold red]The configuration has mistakes:[/]")
+        for mistake in error.mistakes:
+            complaints.print(f"  - {mistake}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
+    except BridgeError as error:
+        complaints.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def run(work: Coroutine[Any, Any, T], *, loop: str = "auto") -> T:
+    """Run to the end on uvloop where there is one."""
+    if loop != "asyncio" and sys.platform != "win32":
+        try:
+            import uvloop
+        except ImportError:
+            if loop == "uvloop":
+                raise ConfigError(["--loop uvloop: it is not installed. Run: pip install uvloop"]) from None
+        else:
+            return uvloop.run(work)
+    return asyncio.run(work)
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="The interface to listen on.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on.", show_default=False)] = None,
+    loop: Annotated[str, typer.Option(help="auto, uvloop or asyncio.")] = "auto",
+) -> None:
+    """Answer calls. With no configuration: port 8080, the sample agents, the model on this machine."""
+    from bridge import log
+    from bridge.settings import load
+
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = load(config=config, given=given)
+    log.configure(settings.log, secrets=settings.all_secrets())
+    run(_serve(settings), loop=loop)
+
+
+async def _serve(settings: Any) -> None:
+    from bridge.web.service import Service
+    from bridge.web.welcome import welcome
+
+    service = Service(settings)
+    try:
+        await service.start()
+    except OSError as error:
+        await service.stop(grace_s=0)
+        where = f"{settings.host}:{settings.port}"
+        raise ConfigError([f"cannot listen on {where}: {error.strerror}. Free it or set BRIDGE_PORT"]) from None
+    welcome(console, settings, service.port, service.directory)
+    await service.run()
+
+
+@app.command()
+def model(
+    config: ConfigOption = None,
+    host: Annotated[str, typer.Option(help="The interface to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0: any free one.")] = 8765,
+    script: Annotated[Path | None, typer.Option(help="Scripted misbehaviour (YAML).", show_default=False)] = None,
+    companion: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """The model on this machine alone: an OpenAI-Realtime-compatible server that needs no key."""
+    run(_model(config, host, port, script, companion=companion))
+
+
+async def _model(config: Path | None, host: str, port: int, script: Path | None, *, companion: bool) -> None:
+    from bridge.localmodel.server import LocalModel
+    from bridge.rehearsal.brains import brains_of
+    from bridge.settings import load
+
+    local = LocalModel(brains_of(load(config=config)), script=script)
+    try:
+        at = await local.start(host, port)
+    except OSError as error:
+        raise ConfigError([f"cannot listen on {host}:{port}: {error.strerror}. Choose another --port"]) from None
+    address = f"ws://{host}:{at}/v1/realtime"
+    if companion:
+        print(address, flush=True)  # noqa: T201  (read by the parent process)
+        await asyncio.to_thread(sys.stdin.buffer.read)
+    else:
+        console.print(f"The model on this machine listens at [bold]{address}[/]. Press Ctrl-C to stop it.")
+        await _until_signalled()
+    await local.stop()
+
+
+async def _until_signalled() -> None:
+    import signal
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where call.wav, call.svg and call.json go.")] = Path("demo-call"),
+) -> None:
+    """A real spoken call through the whole path, with no key and no network."""
+    from bridge.rehearsal.demo import demo as make_call
+
+    raise SystemExit(run(make_call(out, console)))
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Look for mistakes in the configuration, and say what it means."""
+    from bridge.settings import Directory, load
+    from bridge.web.welcome import summary
+
+    settings = load(config=config)
+    summary(console, settings, Directory(settings))

@@ -1,0 +1,107 @@
+"""What went on inside a rehearsed call, beside what the simulated carrier really played.
+
+A `Watch` is an observer of one driver. Its account of which item each piece of audio belonged to, laid over the
+carrier's exact playout, says what the caller had heard of an item when a clear arrived: the truth that `audio_end_ms`
+is measured against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge.call import actions as do
+from bridge.call import events as ev
+from bridge.live.driver import Driver
+from bridge.sim.leg import Leg
+from bridge.sim.playout import SAMPLES_PER_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decision of the call; `at_ms` is the call's own time."""
+
+    at_ms: float
+    event: ev.Event
+    actions: Sequence[do.Action]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One item the caller interrupted: what we told the model, and what had really been played when the clear arrived."""
+
+    at_ms: float
+    item_id: str
+    told_ms: float  # 0 for an item that was deleted
+    truth_ms: float
+    received_ms: float
+
+    @property
+    def error_ms(self) -> float:
+        return self.told_ms - self.truth_ms
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    at_ms: float
+    clear: int  # which clear of the call it belongs to; -1: none was needed
+    item_id: str
+    told_ms: float
+    played_bytes: int  # sent to the carrier until then
+
+
+class Watch:
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.steps: list[Step] = []
+        self._pieces: list[tuple[int, int, str]] = []  # (from, to) in bytes sent to the carrier, item id
+        self._sent = 0
+        self._clears = 0
+        self._told: list[_Told] = []
+        self._received: dict[str, float] = {}
+
+    def __call__(self, at_ms: float, event: ev.Event, actions: Sequence[do.Action]) -> None:
+        """The observer itself. Runs after the requests were performed."""
+        self.steps.append(Step(at_ms, event, actions))
+        if isinstance(event, ev.ModelSpoke):
+            self._received[event.item_id] = self._received.get(event.item_id, 0.0) + event.ms
+        self._note_pieces(actions)
+        cleared = -1
+        for action in actions:
+            if isinstance(action, do.ClearPlayback):
+                cleared, self._clears = self._clears, self._clears + 1
+            elif isinstance(action, do.TruncateItem):
+                self._told.append(_Told(at_ms, cleared, action.item_id, action.audio_end_ms, self._sent))
+            elif isinstance(action, do.DeleteItem):
+                self._told.append(_Told(at_ms, cleared, action.item_id, 0.0, self._sent))
+
+    def _note_pieces(self, actions: Sequence[do.Action]) -> None:
+        played = [action for action in actions if isinstance(action, do.PlayAudio)]
+        position = self.driver.call.state.ledger.sent_ms - sum(action.ms for action in played)
+        for action in played:
+            middle = position + action.ms / 2
+            spans = self.driver.call.state.ledger.spans
+            item_id = next((span.item_id for span in spans if span.begin_ms <= middle < span.end_ms), "")
+            self._pieces.append((self._sent, self._sent + len(action.audio), item_id))
+            self._sent += len(action.audio)
+            position += action.ms
+
+    def cuts(self, leg: Leg) -> list[Cut]:
+        """Every interruption, with the truth of the carrier. For one media stream and a carrier of 8 kHz mu-law."""
+        clears = leg.clears
+        playout = leg.streams[0].playout if leg.streams else None
+        cuts = []
+        for told in self._told:
+            truth = 0.0
+            if playout is not None and 0 <= told.clear < len(clears):
+                at = clears[told.clear].at
+                heard = sum(
+                    playout.heard_of(begin, end, at)
+                    for begin, end, item_id in self._pieces
+                    if item_id == told.item_id and end <= told.played_bytes
+                )
+                truth = heard / SAMPLES_PER_MS
+            elif told.clear < 0:
+                truth = sum(e - b for b, e, item_id in self._pieces if item_id == told.item_id) / SAMPLES_PER_MS
+            cuts.append(Cut(told.at_ms, told.item_id, told.told_ms, truth, self._received.get(told.item_id, 0.0)))
+        return cuts

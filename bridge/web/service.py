@@ -1,0 +1,169 @@
+"""The whole service in one object: settings in, a listening port out, and an orderly end.
+
+service = Service(settings)
+await service.start()
+...
+await service.stop()  # no new calls, time for those there are, then a goodbye
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket as sockets
+from collections.abc import Callable
+
+import structlog
+
+from bridge.errors import EndReason
+from bridge.live import connect
+from bridge.live.carrier import CallServices, HttpClient, RestClient
+from bridge.live.companion import Companion
+from bridge.live.driver import Driver, Watcher
+from bridge.live.model import Dial
+from bridge.live.switchboard import Switchboard
+from bridge.metrics import Metrics
+from bridge.settings import Directory, Settings
+from bridge.telephony.rest import Account
+from bridge.tools.toolbox import Toolbox
+from bridge.web.app import make_app, validator_for
+from bridge.web.listen import Listener
+from bridge.web.media import MediaDoor
+
+log = structlog.get_logger()
+
+
+class Service:
+    """One process of the service.
+
+    `observe` gives a new call further observers; `dial` and `client` replace the network towards the model and the carrier.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        observe: Callable[[Driver], Watcher] | None = None,
+        ended: Callable[[Driver, EndReason], None] | None = None,
+        toolbox: Toolbox | None = None,
+        dial: Dial = connect.dial,
+        client: HttpClient | None = None,
+    ) -> None:
+        self.settings = settings
+        self.directory = Directory(settings)
+        self.metrics = Metrics()
+        self._observe = observe
+        self._ended = ended
+        self._companion: Companion | None = None
+        self._rest = RestClient()
+        self._listener: Listener | None = None
+        limits = settings.limits
+        self.switchboard = Switchboard(
+            self.directory,
+            CallServices(
+                account=account_of(settings),
+                client=client or self._rest,
+                toolbox=toolbox or Toolbox(),
+                transfer_caller_id=settings.twilio.transfer_caller_id,
+            ),
+            max_calls=limits.max_calls,
+            token_s=limits.token_s,
+            watchers=self._watchers,
+            ended=self._call_ended,
+            dial=dial,
+        )
+
+    def _watchers(self, driver: Driver) -> tuple[list[Watcher], list[Watcher]]:
+        plan = driver.plan
+        watchers: list[Watcher] = [lambda at_ms, event, actions: self.metrics.watch(plan, at_ms, event, actions)]
+        if self._observe is not None:
+            watchers.append(self._observe(driver))
+        return watchers, []
+
+    def _call_ended(self, driver: Driver, reason: EndReason) -> None:
+        self.metrics.forget(driver.plan, reason.value)
+        if self._ended is not None:
+            self._ended(driver, reason)
+
+    async def start(
+        self, *, model_url: str = "", public_url: str = "", sock: sockets.socket | None = None, reuse_port: bool = False
+    ) -> None:
+        """Listens. `model_url` is where a model on this machine already runs; else one is started if an agent needs it."""
+        if model_url:
+            self.directory.local_model_at(model_url)
+        elif self.directory.needs_local_model:
+            self._companion = Companion()
+            self.directory.local_model_at(await self._companion.start(port=self.settings.local_model.port))
+        limits = self.settings.limits
+        door = MediaDoor(
+            self.switchboard,
+            validator_for(self.settings, public_url=public_url),
+            start_s=limits.start_s,
+            pre_start=limits.pre_start,
+            pre_start_per_ip=limits.pre_start_per_ip,
+        )
+        app = make_app(
+            self.settings,
+            self.switchboard,
+            media=door.handle,
+            metrics=self.metrics,
+            public_url=public_url,
+            transfer_target=self.switchboard.handed_on_to,
+        )
+        self._listener = Listener(app, self.settings)
+        await self._listener.start(sock=sock, reuse_port=reuse_port)
+        _settle_collector()
+
+    @property
+    def port(self) -> int:
+        assert self._listener is not None, "a service has a port once it was started"
+        return self._listener.port
+
+    async def stop(self, *, grace_s: float | None = None) -> None:
+        """Drain, then close everything. Stopping twice is harmless."""
+        await self.switchboard.drain(self.settings.limits.drain_s if grace_s is None else grace_s)
+        if self._listener is not None:
+            await self._listener.close()
+        if self._companion is not None:
+            await self._companion.stop()
+        await self._rest.close()
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT; a second signal ends it at once."""
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+        hurry = asyncio.Event()
+
+        def signalled() -> None:
+            (hurry if asked.is_set() else asked).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signalled)
+        await asked.wait()
+        log.info("stopping", calls=self.switchboard.active_calls)
+        stopping = asyncio.ensure_future(self.stop())
+        hurried = asyncio.ensure_future(hurry.wait())
+        await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            stopping.cancel()
+            await asyncio.wait({stopping})
+            await self.stop(grace_s=0.0)
+        hurried.cancel()
+
+
+def account_of(settings: Settings) -> Account | None:
+    """Who we are at the carrier's REST interface; None where nothing is configured."""
+    twilio = settings.twilio
+    token, secret = twilio.auth_token.get_secret_value(), twilio.api_key_secret.get_secret_value()
+    if not twilio.account_sid:
+        return None
+    if twilio.api_key_sid and secret:
+        return Account(twilio.account_sid, twilio.api_key_sid, secret, twilio.api_url)
+    return Account(twilio.account_sid, twilio.account_sid, token, twilio.api_url) if token else None
+
+
+def _settle_collector() -> None:
+    """What lives as long as the process need not be looked at again by each collection."""
+    gc.collect()
+    gc.freeze()

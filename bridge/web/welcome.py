@@ -1,0 +1,63 @@
+"""What a person sees when the service starts: what it is doing, what is unsafe, and what to do next."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from bridge.settings import Directory, Settings, insecure
+
+
+def welcome(console: Console, settings: Settings, port: int, directory: Directory) -> None:
+    """Printed once, when the service listens."""
+    console.print(f"voice-bridge listens on [bold]http://{settings.host}:{port}[/]")
+    summary(console, settings, directory)
+    steps = next_steps(settings, directory)
+    if steps:
+        console.print("[bold]What to do next[/]")
+        for number, step in enumerate(steps, 1):
+            console.print(f"  {number}. {step}", highlight=False, soft_wrap=True)
+    console.print("Ctrl-C ends it; running calls get time to finish.", style="dim")
+
+
+def summary(console: Console, settings: Settings, directory: Directory) -> None:
+    """Who answers which number, through which model service; and what is unsafe."""
+    table = Table(title=None, box=None, header_style="bold", pad_edge=False)
+    for column in ("agent", "numbers", "model service", "model", "at"):
+        table.add_column(column)
+    for name in sorted(settings.agents):
+        numbers = [number for number, agent in settings.numbers.items() if agent == name]
+        if name == settings.default_agent:
+            numbers.append("all others")
+        for first, target in enumerate(directory.targets(name)):
+            table.add_row(
+                name if not first else "",
+                ", ".join(numbers) or "none" if not first else "if that fails:",
+                target.profile.title or target.profile.name,
+                target.model,
+                target.where,
+            )
+    console.print(table)
+    for sentence in insecure(settings):
+        console.print(f"[yellow]Unsafe:[/] {sentence}", highlight=False, soft_wrap=True)
+
+
+def next_steps(settings: Settings, directory: Directory) -> list[str]:
+    """What is still missing on the way to a real call."""
+    steps = []
+    if not settings.public_url:
+        steps.append(
+            "Give this port a public https address (a reverse proxy or a tunnel) and set BRIDGE_PUBLIC_URL to it."
+        )
+    address = settings.public_url or "<that address>"
+    if not settings.twilio.secrets:
+        steps.append(
+            f'At Twilio, set your number\'s voice webhook ("A call comes in") to POST {address}/twilio/voice, '
+            "and set BRIDGE_TWILIO__AUTH_TOKEN to your account's auth token."
+        )
+    if directory.needs_local_model:
+        steps.append(
+            "Calls are answered by the model on this machine. For a real one set BRIDGE_REALTIME__API_KEY "
+            "(and BRIDGE_REALTIME__PROFILE for another service than OpenAI)."
+        )
+    return steps
