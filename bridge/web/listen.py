@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket as sockets
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import structlog
 from aiohttp import http_parser, web
@@ -47,8 +47,7 @@ class Doorkeeper(asyncio.Protocol):
         self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport), "a listening socket of streams makes transports of streams"
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._waiting.count += 1
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._waiting.head_s, self._close, "the head of the request took too long")
