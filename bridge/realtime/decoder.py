@@ -10,6 +10,7 @@ with ids no service would use.
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,7 +43,7 @@ from bridge.realtime.dialect import (
     Unknown,
 )
 from bridge.realtime.session import read_format
-from bridge.realtime.wire import MAX_MESSAGE, MAX_TEXT, clean, number, read_object, rows, table, whole, wire_id
+from bridge.realtime.wire import MAX_ID, MAX_MESSAGE, MAX_TEXT, clean, number, read_object, rows, table, whole, wire_id
 
 if TYPE_CHECKING:
     from bridge.realtime.dialect import Dialect
@@ -85,6 +86,10 @@ _SILENT = frozenset(
 )
 
 
+# Services quote a refused key in their message; what they leave of it is still too much for a log.
+_KEY = re.compile(r"\b(?:sk|rsk|xai|gsk)[-_][\w*.-]{6,}\w")
+
+
 class Complaint(msgspec.Struct, frozen=True, gc=False):
     """The last error envelope, fully judged: a call in progress knows no `retry`, a close that follows does."""
 
@@ -99,6 +104,7 @@ class _Head(msgspec.Struct, gc=False):
     """The fields of the deltas; every frame is read as this first, and a big one only once."""
 
     type: str = ""
+    event_id: str | None = None
     response_id: str | None = None
     item_id: str | None = None
     content_index: int | None = 0
@@ -154,6 +160,7 @@ class Decoder:
         self._read_head = msgspec.json.Decoder(_Head).decode
         self._open: dict[str, _Response] = {}
         self._current: _Response | None = None  # the one events without a response id belong to
+        self._deltas = _Recent()
         self._ended = _Recent()
         self._requested = _Recent()  # tool calls that were asked for, or must never be
         self._turns = _Recent()  # caller items whose turn is known to have ended
@@ -196,6 +203,8 @@ class Decoder:
             pass  # some field is odd: the slow reading below decides
         else:
             kind = GA_NAMES.get(head.type, head.type)
+            if head.delta is not None and head.event_id and self._seen(head.event_id, head.delta):
+                return ()
             if kind == "response.output_audio.delta" and head.delta is not None:
                 self._audio(head.response_id, head.item_id, head.content_index, head.delta, facts)
                 return tuple(facts)
@@ -219,6 +228,14 @@ class Decoder:
         elif name not in _SILENT:
             facts.append(Unknown(clean(name, 100)))
         return tuple(facts)
+
+    def _seen(self, event_id: str, delta: str) -> bool:
+        """Whether this very delta came before. Its end is looked at too, for services that number their events carelessly."""
+        key = event_id[:MAX_ID] + delta[-48:]
+        if key in self._deltas:
+            return True
+        self._deltas.add(key)
+        return False
 
     def decode_binary(self, frame: bytes) -> Facts:
         """Facts of one binary frame: bare audio of what is being spoken."""
@@ -580,7 +597,7 @@ def read_error(event: dict[str, Any]) -> tuple[str, str, str, str]:
     message = spoken or error.get("message") or event.get("message") or "the service reported an error"
     param = error.get("param") or event.get("param")
     request_id = event.get("request_id") or error.get("request_id")
-    return code, clean(message, MAX_MESSAGE), clean(param, 200), wire_id(request_id)
+    return code, _KEY.sub("[key]", clean(message, MAX_MESSAGE)), clean(param, 200), wire_id(request_id)
 
 
 def _status(value: Any) -> Literal["completed", "cancelled", "incomplete", "failed"]:
