@@ -336,7 +336,10 @@ def _read_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader]
         wrong += [f"{path}, line {line}: {key} is written twice. Keep one" for key, line in _repeated(node)]
         document = yaml.load(_text(path, wrong), Loader=loader)
     except yaml.YAMLError as error:
-        wrong.append(f"{path}: not YAML: {' '.join(str(error).split())}")
+        # Not the error's own text: it quotes the file, which may hold a secret.
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        wrong.append(f"{path}{where}: not YAML: {problem or 'it holds characters no text has'}. Mend the line")
         return {}
     if not isinstance(document, dict):
         wrong.append(f"{path}: found a {type(document).__name__}. Write settings as `name: value`")

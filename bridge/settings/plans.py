@@ -6,6 +6,7 @@ which do: the same services in the same order.
 
 from __future__ import annotations
 
+import copy
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -64,16 +65,17 @@ class Directory:
         """All this call must know. Raises UsageError where a model service's address cannot be used."""
         name = self.route(incoming.called)
         targets = self.targets(name)
+        # Copies: frozen structs still hold tables and lists, and no call shares those with another.
         plan = CallPlan(
             call_id=self._new_id(),
             carrier_call_id=incoming.carrier_call_id,
             caller=incoming.caller,
             called=incoming.called,
             direction=incoming.direction,
-            agent=self._agents[name],
+            agent=copy.deepcopy(self._agents[name]),
             carrier=incoming.carrier,
             models=tuple(one.profile.capabilities() for one in targets),
-            session=self._sessions[name],
+            session=copy.deepcopy(self._sessions[name]),
             variables=dict(incoming.variables),
         )
         return plan, targets
@@ -120,7 +122,7 @@ def _agent_plan(settings: Settings, name: str) -> AgentPlan:
         clips={name: load_prompt(folder / file, MULAW_8K) for name, file in agent.clips.items()},
         fallback="transfer" if to_somebody else "hang_up",
         fallback_target=agent.transfer_targets.get(to_somebody, ""),
-        transfer_targets=agent.transfer_targets,
+        transfer_targets=dict(agent.transfer_targets),
     )
 
 

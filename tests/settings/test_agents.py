@@ -1,0 +1,101 @@
+"""An agent's file: what may be written, and what is said of what may not."""
+
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from bridge import settings
+from bridge.localmodel.brain import Brain
+from bridge.localmodel.frontdesk import FRONT_DESK
+from bridge.settings.agents import AfterMs, AgentFile
+
+
+def agent(text: str) -> AgentFile:
+    return AgentFile.model_validate({"instructions": "x", **(yaml.safe_load(text) or {})})
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("barge_in: off", "off"),
+        ("barge_in: 'off'", "off"),
+        ("barge_in: immediate", "immediate"),
+        ("barge_in: {after_ms: 300}", AfterMs(after_ms=300)),
+        ("barge_in:\n  after_ms: 300", AfterMs(after_ms=300)),
+        ('barge_in: "after_ms: 300"', AfterMs(after_ms=300)),
+        ("", "immediate"),
+    ],
+)
+def test_barge_in_can_be_written_in_each_of_its_ways(text: str, meaning: object) -> None:
+    assert agent(text).barge_in == meaning
+
+
+@pytest.mark.parametrize("text", ["transcription: off", "noise_reduction: off"])
+def test_off_is_a_word_even_where_yaml_takes_it_for_false(text: str) -> None:
+    name = text.split(":")[0]
+    assert getattr(agent(text), name) == "off"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("instructions: ''", "at least 1 character"),
+        ("barge_in: later", "barge_in"),
+        ("barge_in: true", "barge_in"),
+        ("barge_in: {after_ms: 0}", "after_ms"),
+        ("uplink_frame_ms: 30", "20, 40 or 60"),
+        ("lead_ms: 50", "lead_ms"),
+        ("gain_db: 40", "gain_db"),
+        ("audio: opus", "pcm16"),
+        ("duration: {max_s: 20, warn_before_s: 30}", "smaller than max_s"),
+        ("tools: [fly]", "not built in"),
+        ("tools: [hang_up, hang_up]", "twice"),
+        ("tools: [transfer]", "needs `transfer_targets`"),
+        ("transfer_targets: {boss: '555 0100'}", "transfer target"),
+        ("transfer_targets: {boss: 'sip:a b'}", "transfer target"),
+        ("fallback: {transfer: boss}", "not one of `transfer_targets`"),
+        ("tools: [{name: hang_up, description: d, python: 'a:b'}]", "built in"),
+        ("tools: [{name: f, description: d, python: a.b}]", "python"),
+        ("tools: [{name: f, description: d, python: 'a:b', parameters: {type: string}}]", "type object"),
+        ("tools: [{name: f, description: d, python: 'a:b', filler: hum}]", "not one of `clips`"),
+    ],
+)
+def test_what_an_agent_cannot_be_is_said(text: str, complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        agent(text)
+
+
+def sample(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((settings.sample() / "agents" / f"{name}.yaml").read_text("utf-8"))
+    return loaded
+
+
+@pytest.mark.parametrize("name", ["front-desk", "pizza-order"])
+def test_the_model_on_this_machine_understands_each_samples_local_section(name: str) -> None:
+    brain = Brain.from_dict(sample(name)["local"], source=name)
+    assert brain.greeting and len(brain.intents) >= 5
+
+
+@pytest.mark.parametrize("name", ["front-desk", "pizza-order"])
+def test_what_a_samples_local_section_does_the_agent_may_do(name: str) -> None:
+    found = AgentFile.model_validate(sample(name))
+    for intent in found.local["intents"]:
+        act = intent.get("then") or intent.get("tool")
+        if act is None:
+            continue
+        tool = act if isinstance(act, str) else act["name"]
+        assert tool in found.tools
+        if tool == "transfer":
+            assert act["arguments"]["target"] in found.transfer_targets
+
+
+def test_the_sample_front_desk_says_what_the_packaged_clips_hold() -> None:
+    """Its sentences are those of the brain the local model has clips of, so it speaks without any extra installed."""
+
+    def sentences(section: dict[str, Any]) -> list[object]:
+        intents = [(each["name"], each["phrases"], each["answer"], each.get("about")) for each in section["intents"]]
+        return [section["greeting"], section["fallback"], section["prompts"], section["confirm"], intents]
+
+    assert sentences(sample("front-desk")["local"]) == sentences(FRONT_DESK)

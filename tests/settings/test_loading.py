@@ -1,0 +1,261 @@
+"""Where settings come from, which source wins, and that every mistake is said at once, with place and remedy."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge import settings
+from bridge.errors import ConfigError
+from bridge.settings.loading import variable_names
+from bridge.settings.service import Settings
+from tests.settings.conftest import AGENT, Folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_everything_has_a_default(folder: Folder) -> None:
+    found = folder.load()
+    assert (found.host, found.port, found.base_url) == ("127.0.0.1", 8080, "http://127.0.0.1:8080")
+    assert list(found.agents) == ["front-desk"]
+    assert found.profiles["local"].name == "local"
+    assert found.config == folder.path
+
+
+def test_the_order_is_given_then_environment_then_dotenv_then_secrets_then_yaml(folder: Folder, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    dotenv = tmp_path / ".env"
+    folder.write("bridge.yaml", "host: yaml\ntwilio: {account_sid: ACyaml, busy_message: yaml}\n")
+    assert folder.load().twilio.account_sid == "ACyaml"
+
+    (secrets / "twilio__account_sid").write_text("ACsecret\n")
+    (secrets / "..data").write_text("left alone")
+    env = {"BRIDGE_SECRETS": str(secrets)}
+    assert folder.load(env).twilio.account_sid == "ACsecret"
+
+    dotenv.write_text("BRIDGE_TWILIO__ACCOUNT_SID=ACdotenv\nOTHER_PROGRAM=1\n")
+    assert folder.load(env, dotenv=dotenv).twilio.account_sid == "ACdotenv"
+
+    env["BRIDGE_TWILIO__ACCOUNT_SID"] = "ACenv"
+    assert folder.load(env, dotenv=dotenv).twilio.account_sid == "ACenv"
+
+    found = folder.load(env, dotenv=dotenv, given={"twilio": {"account_sid": "ACgiven"}})
+    assert (found.twilio.account_sid, found.twilio.busy_message, found.host) == ("ACgiven", "yaml", "yaml")
+
+
+def test_the_secrets_folder_may_be_named_in_dotenv_and_its_files_with_the_prefix(
+    folder: Folder, tmp_path: Path
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "BRIDGE_REALTIME__API_KEY").write_text("key")
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"BRIDGE_SECRETS={secrets}\n")
+    assert folder.load(dotenv=dotenv).realtime.api_key.get_secret_value() == "key"
+
+
+def test_a_list_in_the_environment_is_written_with_commas(folder: Folder) -> None:
+    found = folder.load({"BRIDGE_TWILIO__AUTH_TOKEN": "new", "BRIDGE_TWILIO__OTHER_SECRETS": "old, shared"})
+    assert found.twilio.secrets == ("new", "old", "shared")
+
+
+def test_an_empty_variable_is_one_that_is_not_set(folder: Folder) -> None:
+    assert folder.load({"BRIDGE_PORT": "", "BRIDGE_TWILIO__AUTH_TOKEN": ""}).port == 8080
+
+
+def test_variables_are_known_in_either_case_and_others_are_left_alone(folder: Folder) -> None:
+    assert folder.load({"bridge_port": "9000", "PORT": "1", "BRIDGES": "2"}).port == 9000
+
+
+def test_all_mistakes_are_said_at_once_each_with_its_place_and_remedy(folder: Folder) -> None:
+    folder.write("bridge.yaml", "host: 1.2.3.4\nprot: 80\nlimits: {max_calls: none, body_byte: 3}\n")
+    folder.write("numbers.yaml", '"+1555*": pizza\n"a b": front-desk\n')
+    folder.write("agents/pizza-order.yaml", "instructions: x\nbarge_in: sometimes\ngreting: hi\nlead_ms: 5\n")
+    folder.write("agents/Bad Name.yaml", AGENT)
+    folder.write("profiles.yaml", "openai: {uri: x}\n")
+    said = folder.mistakes({"BRIDGE_PROT": "1", "BRIDGE_PORT": "eighty", "BRIDGE_TWILIO__AUTH_TOKN": "x"})
+    expected = [
+        ("the environment: BRIDGE_PROT:", "did you mean BRIDGE_PORT?"),
+        ("the environment: BRIDGE_TWILIO__AUTH_TOKN:", "did you mean BRIDGE_TWILIO__AUTH_TOKEN?"),
+        ("the environment, BRIDGE_PORT: port = 'eighty':", "The port to listen on"),
+        ("bridge.yaml: prot:", "did you mean port?"),
+        ("bridge.yaml: limits.max_calls = 'none':", "Calls at the same time"),
+        ("bridge.yaml: limits.body_byte:", "did you mean body_bytes?"),
+        ("numbers.yaml: +1555*: there is no agent 'pizza'", "did you mean pizza-order?"),
+        ("numbers.yaml: 'a b':", "Write digits"),
+        ("agents/pizza-order.yaml: barge_in", "May the caller interrupt"),
+        ("agents/pizza-order.yaml: greting:", "did you mean greeting?"),
+        ("agents/pizza-order.yaml: lead_ms = 5:", "How far ahead"),
+        ("agents/Bad Name.yaml: the name", "Rename"),
+        ("profiles.yaml: openai.uri:", "did you mean url?"),
+    ]
+    for place, remedy in expected:
+        assert any(line.startswith(place) and remedy in line for line in said), (place, said)
+    unexpected = [line for line in said if not any(line.startswith(place) for place, _ in expected)]
+    assert not unexpected
+
+
+def test_a_value_from_the_secrets_folder_or_dotenv_is_named_with_its_place(folder: Folder, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "twilio__accountsid").write_text("AC1")
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("BRIDGE_PORT=-1\nBRIDGE_HOTS=x\n")
+    said = folder.mistakes({"BRIDGE_SECRETS": str(secrets)}, dotenv=dotenv)
+    assert any(f"{dotenv}, BRIDGE_PORT: port = '-1'" in line for line in said)
+    assert any(f"{dotenv}: BRIDGE_HOTS" in line and "BRIDGE_HOST" in line for line in said)
+    assert any("the secrets folder: twilio__accountsid" in line and "twilio__account_sid" in line for line in said)
+
+
+def test_folders_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"BRIDGE_CONFIG = .*no such folder"):
+        settings.load({"BRIDGE_CONFIG": str(tmp_path / "nowhere")})
+    with pytest.raises(ConfigError, match=r"BRIDGE_SECRETS = .*no such folder"):
+        settings.load({"BRIDGE_SECRETS": str(tmp_path / "nowhere")})
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("host: [", "not YAML"),
+        ("- a\n- b\n", "found a list"),
+        ("port: 1\nport: 2\n", "line 2: port is written twice"),
+        ("twilio:\n  account_sid: AC1\n  account_sid: AC2\n", "line 3: account_sid is written twice"),
+        ("config: elsewhere\n", "only the environment"),
+        ("host: !!python/object/apply:os.system [id]\n", "not YAML"),
+    ],
+)
+def test_a_file_that_is_not_a_table_of_settings_is_named(folder: Folder, text: str, complaint: str) -> None:
+    folder.write("bridge.yaml", text)
+    (said,) = folder.mistakes()
+    assert said.startswith("bridge.yaml") and complaint in said
+
+
+def test_bytes_that_are_no_text_are_named(folder: Folder) -> None:
+    (folder.path / "bridge.yaml").write_bytes(b"\xff\xfe")
+    assert any("cannot be read as UTF-8" in line for line in folder.mistakes())
+
+
+def test_a_folder_without_agents_and_a_default_agent_that_is_none_are_named(folder: Folder) -> None:
+    assert any("there is no such agent" in line for line in folder.mistakes({"BRIDGE_DEFAULT_AGENT": "front-dsk"}))
+    (folder.path / "agents/front-desk.yaml").unlink()
+    assert any("there is no agent" in line for line in folder.mistakes())
+
+
+def test_a_group_of_settings_in_one_variable_is_unknown(folder: Folder) -> None:
+    assert any("BRIDGE_LIMITS:" in line for line in folder.mistakes({"BRIDGE_LIMITS": "x"}))
+
+
+def test_a_table_in_one_variable_must_be_json(folder: Folder) -> None:
+    assert any("must be JSON" in line for line in folder.mistakes({"BRIDGE_SERVICES": "x"}))
+    found = folder.load({"BRIDGE_SERVICES": '{"backup": {"profile": "local"}}'})
+    assert found.services["backup"].profile == "local"
+
+
+@pytest.mark.parametrize(
+    "url", ["bridge.example.com", "ftp://a", "https://", "https://a/?b=c", "https://a/#b", "https://user:pass@a"]
+)
+def test_a_public_url_is_an_address_and_nothing_more(folder: Folder, url: str) -> None:
+    (said,) = folder.mistakes({"BRIDGE_PUBLIC_URL": url})
+    assert "BRIDGE_PUBLIC_URL: public_url" in said
+
+
+def test_a_public_url_loses_its_last_slash(folder: Folder) -> None:
+    assert folder.load({"BRIDGE_PUBLIC_URL": "https://a.example/phone/"}).base_url == "https://a.example/phone"
+
+
+SECRET = "s3cr3t-canary-value"
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"BRIDGE_TWILIO__AUTH_TOKEN": SECRET, "BRIDGE_PORT": "x"},
+        {"BRIDGE_TWILIO__AUTH_TOKN": SECRET},
+        {"BRIDGE_REALTIME__API_KEY": SECRET, "BRIDGE_REALTIME__PROFILE": "nonsense"},
+        {"BRIDGE_SERVICES__B__API_KEY": SECRET, "BRIDGE_SERVICES__B__API_KEYS": SECRET},
+        {"BRIDGE_SERVICES": f'{{"b": {{"api_key": ["{SECRET}"]}}}}'},
+        {"BRIDGE_SERVICES": f'"{SECRET}'},
+        {"BRIDGE_TWILIO__API_KEY_SID": f"sk-{SECRET}-0123456789"},
+    ],
+)
+def test_no_mistake_shows_a_secret(folder: Folder, env: dict[str, str]) -> None:
+    assert SECRET not in "\n".join(folder.mistakes(env))
+
+
+def test_a_secret_mistyped_in_yaml_is_not_shown(folder: Folder) -> None:
+    folder.write("bridge.yaml", f"twilio: {{auth_tokn: {SECRET}, auth_token: [{SECRET}]}}\n")
+    assert SECRET not in "\n".join(folder.mistakes())
+
+
+def test_settings_never_show_their_secrets(folder: Folder) -> None:
+    env = {
+        "BRIDGE_TWILIO__AUTH_TOKEN": SECRET,
+        "BRIDGE_REALTIME__API_KEY": SECRET,
+        "BRIDGE_TWILIO__OTHER_SECRETS": SECRET,
+    }
+    found = folder.load(env)
+    assert found.all_secrets() == (SECRET,)
+    for shown in (
+        repr(found),
+        str(found),
+        found.model_dump_json(),
+        repr(settings.Directory(found).targets("front-desk")),
+    ):
+        assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# sk-proj-abcdefghijklmnopqrstuvwx",
+        "instructions: use key sk-abcdefghijklmnopqrstuvwx",
+        "instructions: the token is 0123456789abcdef0123456789abcdef",
+        "instructions: eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghijkl",
+        "instructions: AKIAIOSFODNN7EXAMPLE",
+        "instructions: Bearer abcdefghijklmnopqrstuvwxyz",
+        "# -----BEGIN RSA PRIVATE KEY-----",
+        "  api_key: hunter2",
+        "password: hunter2",
+        f"instructions: say {SECRET}",
+    ],
+)
+def test_a_key_planted_in_an_agents_file_is_refused_without_showing_it(folder: Folder, line: str) -> None:
+    folder.write("agents/leaky.yaml", AGENT + line + "\n")
+    said = folder.mistakes({"BRIDGE_TWILIO__AUTH_TOKEN": SECRET})
+    assert any(text.startswith("agents/leaky.yaml, line 2: looks like a key") for text in said)
+    assert line.split()[-1] not in "\n".join(said)
+
+
+def test_a_planted_key_is_found_even_when_other_settings_do_not_hold(folder: Folder) -> None:
+    folder.write("agents/leaky.yaml", AGENT + f"greeting: {SECRET}\n")
+    said = folder.mistakes({"BRIDGE_TWILIO__AUTH_TOKEN": SECRET, "BRIDGE_PORT": "x"})
+    assert any("looks like a key" in line for line in said) and any("BRIDGE_PORT" in line for line in said)
+
+
+def test_every_variable_can_be_set_and_is_known(folder: Folder) -> None:
+    names = dict(variable_names(Settings))
+    assert {"BRIDGE_HOST", "BRIDGE_PORT", "BRIDGE_PUBLIC_URL", "BRIDGE_CONFIG", "BRIDGE_TWILIO__ACCOUNT_SID"} <= set(
+        names
+    )
+    assert {"BRIDGE_TWILIO__AUTH_TOKEN", "BRIDGE_REALTIME__PROFILE", "BRIDGE_REALTIME__URL"} <= set(names)
+    assert names["BRIDGE_SERVICES"] and not names["BRIDGE_PORT"]
+    assert folder.load({"BRIDGE_SERVICES__B2__PROFILE": "local"}).services["b2"].profile == "local"
+
+
+def test_the_packaged_sample_is_used_where_there_is_no_config_folder(tmp_path: Path) -> None:
+    program = "from bridge import settings; s = settings.load(); print(sorted(s.agents), s.default_agent)"
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    said = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert said.stdout == "['front-desk', 'pizza-order'] front-desk\n", said.stderr
+
+
+def test_the_working_directorys_config_and_dotenv_are_used_where_they_are(tmp_path: Path, folder: Folder) -> None:
+    (tmp_path / ".env").write_text("BRIDGE_PORT=9999\n")
+    program = "from bridge import settings; s = settings.load(); print(sorted(s.agents), s.port, s.config)"
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    said = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert said.stdout == "['front-desk'] 9999 config\n", said.stderr
