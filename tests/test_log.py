@@ -1,0 +1,123 @@
+"""What is written, and what must never be."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from bridge import log
+from bridge.settings.service import Log
+
+SECRET = "canary-0123"
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def written(settings: Log | None = None, **fields: object) -> str:
+    out = io.StringIO()
+    log.configure(settings or Log(format="json"), secrets=[SECRET], stream=out)
+    structlog.get_logger().info("happened", **fields)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"detail": f"the key {SECRET} was refused"},
+        {"detail": {"deep": [{"deeper": SECRET}]}},
+        {"detail": ValueError(SECRET)},
+        {"auth_token": "canary-other"},
+        {"headers": {"Authorization": "Bearer canary-other", "Cookie": "canary-other"}},
+        {"url": "wss://h/v1/realtime?api_key=canary-other&model=m"},
+        {"detail": "Bearer canary-other"},
+        {"detail": "sk-proj-canary-other"},
+        {"detail": "openai-insecure-api-key.canary-other"},
+        {f"name-{SECRET}": 1},
+    ],
+)
+def test_secrets_are_not_written(fields: dict[str, object]) -> None:
+    line = written(**fields)
+    assert "canary" not in line and "***" in line
+
+
+def test_audio_is_not_written() -> None:
+    assert json.loads(written(audio=b"\xff" * 160))["audio"] == "<160 bytes>"
+
+
+def test_telephone_numbers_are_masked_unless_told_otherwise() -> None:
+    assert json.loads(written(caller="+15550100123"))["caller"] == "+15***23"
+    assert json.loads(written(target="sip:+15550100123@pbx"))["target"] == "sip:+15***23@pbx"
+    plain = Log(format="json", mask_numbers=False)
+    assert json.loads(written(plain, caller="+15550100123"))["caller"] == "+15550100123"
+
+
+@pytest.mark.parametrize("how", ["json", "console"])
+def test_an_entry_is_one_line_whatever_is_in_it(how: str) -> None:
+    line = written(Log.model_validate({"format": how}), caller="a\r\nforged=1\x1b[31m\u2028\x00\ud800")
+    assert line.count("\n") == 1 and line.endswith("\n")
+    assert "\x1b" not in line and "\r" not in line
+
+
+def test_an_endless_text_is_cut() -> None:
+    assert len(written(detail="x" * 100_000)) < 3000
+
+
+def test_a_call_has_its_id_on_every_entry_within_and_on_none_after() -> None:
+    out = io.StringIO()
+    log.configure(Log(format="json"), stream=out)
+    logger = structlog.get_logger()
+    with log.call("call-1", agent="front-desk"):
+        logger.info("inside")
+        logging.getLogger("aiohttp").warning("a library speaks")
+    logger.info("outside")
+    inside, library, outside = map(json.loads, out.getvalue().splitlines())
+    assert (inside["call_id"], inside["agent"], library["call_id"]) == ("call-1", "front-desk", "call-1")
+    assert library["event"] == "a library speaks" and library["level"] == "warning"
+    assert "call_id" not in outside
+
+
+def test_libraries_go_through_the_same_redaction() -> None:
+    out = io.StringIO()
+    log.configure(Log(format="json"), secrets=[SECRET], stream=out)
+    logging.getLogger("websockets.client").error("handshake with %s failed", SECRET)
+    assert SECRET not in out.getvalue() and "handshake with *** failed" in out.getvalue()
+
+
+def test_a_traceback_keeps_its_lines_and_loses_its_secrets() -> None:
+    out = io.StringIO()
+    log.configure(Log(format="json"), secrets=[SECRET], stream=out)
+    try:
+        raise RuntimeError(f"refused {SECRET}")
+    except RuntimeError:
+        structlog.get_logger().exception("broke")
+    entry = json.loads(out.getvalue())
+    assert "Traceback" in entry["exception"] and entry["exception"].count("\n") > 2
+    assert SECRET not in out.getvalue()
+
+
+def test_what_is_less_important_than_the_level_is_not_written() -> None:
+    out = io.StringIO()
+    log.configure(Log(format="json", level="warning"), stream=out)
+    structlog.get_logger().info("happened")
+    logging.getLogger("x").info("happened")
+    assert out.getvalue() == ""
+
+
+def test_debug_is_for_our_own_entries_not_the_libraries() -> None:
+    out = io.StringIO()
+    log.configure(Log(format="json", level="debug"), stream=out)
+    logging.getLogger("websockets.client").debug("< TEXT frame of audio")
+    structlog.get_logger().debug("ours")
+    assert "audio" not in out.getvalue() and "ours" in out.getvalue()
