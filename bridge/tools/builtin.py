@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from bridge.call import events as ev
-from bridge.call.plan import ToolSpec
 from bridge.tools.toolbox import CallInfo, Tool
 
 
@@ -20,7 +19,7 @@ async def hang_up(arguments: dict[str, Any], call: CallInfo) -> dict[str, Any]:
 async def transfer(arguments: dict[str, Any], call: CallInfo) -> dict[str, Any]:
     """Only targets from the agent's file: the model names one, it does not invent one."""
     targets = call.plan.agent.transfer_targets
-    name = str(arguments.get("to", ""))
+    name = str(arguments.get("target", ""))
     if name not in targets:
         return {"error": f"there is no such target; known: {', '.join(targets) or 'none'}"}
     call.tell(ev.TransferWished(targets[name]))
@@ -28,23 +27,3 @@ async def transfer(arguments: dict[str, Any], call: CallInfo) -> dict[str, Any]:
 
 
 BUILTIN: dict[str, Tool] = {"hang_up": hang_up, "transfer": transfer}
-
-SPECS: dict[str, ToolSpec] = {
-    "hang_up": ToolSpec(
-        "hang_up",
-        "End the call, after you have said goodbye.",
-        {"type": "object", "properties": {}, "additionalProperties": False},
-        kind="builtin",
-    ),
-    "transfer": ToolSpec(
-        "transfer",
-        "Hand the caller on to somebody else, after you have said so.",
-        {
-            "type": "object",
-            "properties": {"to": {"type": "string", "description": "Whom to connect to."}},
-            "required": ["to"],
-            "additionalProperties": False,
-        },
-        kind="builtin",
-    ),
-}
