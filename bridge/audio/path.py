@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bridge.audio.encoding import PCM16, codes_by_sample, decode, encode, samples_by_code
 from bridge.audio.formats import AudioFormat
-from bridge.audio.resample import Workspace, toeplitz, workspaces
+from bridge.audio.resample import MIDDLE, Workspace, toeplitz, workspaces
 from bridge.errors import UsageError
 
 _CODES: Final = np.dtype(np.uint8)
@@ -45,7 +45,6 @@ class _Resampler:
         matrix = toeplitz(from_hz=source.rate_hz, to_hz=target.rate_hz, gain=gain)
         self.matrix = matrix
         self.works = workspaces(matrix, threading.get_ident())
-        self.sample_bytes = source.sample_bytes
         self.group_bytes = matrix.group * source.sample_bytes
         self.block_bytes = matrix.block_in * source.sample_bytes
         self.history_bytes = matrix.history * source.sample_bytes
@@ -54,22 +53,26 @@ class _Resampler:
         self.silence = source.silence
         self.dtype: np.dtype[Any] = PCM16 if source.encoding == "pcm16" else _CODES
         self.samples = None if source.encoding == "pcm16" else samples_by_code(source.encoding).astype(np.float64)
-        self.encode = codes_by_sample(target.encoding).take
-        # which input codes (or, coming from pcm16, output codes) must be seen before a sample can have been limited
-        loud = source if source.encoding != "pcm16" else target
-        self.looks_at_input = loud is source
-        at_least = matrix.loudest if loud is source else 32767
-        self.loud_codes = b""
-        if loud.encoding != "pcm16":
-            every = samples_by_code(loud.encoding).astype(np.int64)
-            at_least = min(at_least, int(np.abs(every).max()))
-            self.loud_codes = bytes(np.flatnonzero(np.abs(every) >= at_least).tolist())
+        codes = codes_by_sample(target.encoding)
+        self.encode = np.concatenate([np.full(MIDDLE - 32768, codes[0]), codes]).take  # indexed with sample + MIDDLE
+        self.to_pcm16 = target.encoding == "pcm16"
+        # Whether anything was limited need be counted only after an input loud enough that the filter could make it so
+        # (G.711 in), or when one of the outermost codes came out (G.711 out); pcm16 to pcm16 is always looked through.
+        self.loud_in = _codes_beyond(source, matrix.loudest)
+        self.outermost = _codes_beyond(target, int(samples_by_code(target.encoding).max()))
 
     def workspace(self, blocks: int) -> Workspace:
         work = self.works[blocks]
         if work is None:
             work = self.works[blocks] = Workspace(self.matrix, blocks)
         return work
+
+
+def _codes_beyond(form: AudioFormat, magnitude: int) -> bytes | None:
+    """The G.711 codes at least this loud; None for pcm16."""
+    if form.encoding == "pcm16":
+        return None
+    return bytes(np.flatnonzero(np.abs(samples_by_code(form.encoding).astype(int)) >= magnitude).tolist())
 
 
 @cache
@@ -155,14 +158,15 @@ class _Resampling:
         else:
             r.samples.take(codes, axis=None, out=work.history, mode="clip")
         work.filter()
-        out = r.encode(work.index, mode="clip").tobytes()[: groups * r.bytes_out_per_group]
-        seen = joined if r.looks_at_input else out
-        if not r.loud_codes or len(seen.translate(None, r.loud_codes)) != len(seen):
-            self._count_clipped(work.index.ravel()[: groups * r.matrix.samples_out_per_group])
+        index, due = work.index, groups * r.bytes_out_per_group
+        if r.loud_in is not None and len(joined.translate(None, r.loud_in)) == len(joined):
+            quiet: NDArray[Any] = index.astype(PCM16) if r.to_pcm16 else r.encode(index, mode="clip")
+            return quiet.tobytes()[:due]
+        out: bytes = r.encode(index, mode="clip").tobytes()[:due]
+        if r.outermost is None or len(out.translate(None, r.outermost)) != len(out):
+            sample = index.ravel()[: groups * r.matrix.samples_out_per_group] - MIDDLE
+            self.clipped += int(np.count_nonzero((sample < -32768) | (sample > 32767)))
         return out
-
-    def _count_clipped(self, wanted: NDArray[np.intp]) -> None:
-        self.clipped += int(np.count_nonzero((wanted < 0) | (wanted > 65535)))
 
 
 class _Path:
@@ -206,17 +210,18 @@ class CallerToModel(_Path):
 class ModelToCaller(_Path):
     """What the model says, on its way to the caller. `gain_db` is the agent's fixed gain."""
 
-    __slots__ = ("_caller", "_recent")
+    __slots__ = ("_caller", "_fade_bytes", "_recent")
 
     def __init__(self, model: AudioFormat, caller: AudioFormat, *, gain_db: float = 0.0) -> None:
         super().__init__(model, caller, gain_db)
         self._caller = caller
         self._recent = b""
+        self._fade_bytes = caller.bytes_in(FADE_MS)
 
     def push(self, data: bytes) -> bytes:
         """The next bytes of an answer, across its deltas; gives all that can be played to the caller by now."""
         out = self._way.push(data)
-        size = self._caller.bytes_in(FADE_MS)
+        size = self._fade_bytes
         self._recent = out[-size:] if len(out) >= size else (self._recent + out)[-size:]
         return out
 
@@ -229,9 +234,11 @@ class ModelToCaller(_Path):
         """Five milliseconds of raised cosine for the caller's ear when we cut an answer; to be taken before `reset`.
 
         `unheard` is what would have been played next, in the caller's format, where the leg still has it. Without it
-        the last sound pushed is continued backwards, which joins on without a step.
+        the last sound pushed is continued backwards: no step, never louder, but a bend where they join.
         """
-        size, encoding = self._caller.bytes_in(FADE_MS), self._caller.encoding
-        samples = decode(encoding, unheard[:size]) if unheard else decode(encoding, self._recent)[::-1]
-        falling = 0.5 + 0.5 * np.cos(np.pi * np.arange(1, len(samples) + 1) / (len(samples) + 1))
-        return encode(encoding, samples * falling)
+        encoding = self._caller.encoding
+        following = decode(encoding, unheard[: self._fade_bytes] if unheard else self._recent)
+        if not unheard:
+            following = following[::-1]
+        falling = 0.5 + 0.5 * np.cos(np.pi * np.arange(1, len(following) + 1) / (len(following) + 1))
+        return encode(encoding, following * falling)

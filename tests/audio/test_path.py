@@ -67,8 +67,8 @@ def test_ten_seconds_have_one_golden_hash_for_every_chunking(source, target):
     assert set(hashes.values()) == {GOLDEN[source, target]}, hashes
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_the_golden_hash_does_not_depend_on_the_threads_of_blas(threads):
+@pytest.mark.parametrize(("threads", "kernels"), [("1", ""), ("2", ""), ("2", "Haswell"), ("1", "Prescott")])
+def test_the_golden_hash_does_not_depend_on_the_threads_or_kernels_of_blas(threads, kernels):
     program = (
         "import hashlib\n"
         "from tests.audio.test_path import *\n"
@@ -76,6 +76,8 @@ def test_the_golden_hash_does_not_depend_on_the_threads_of_blas(threads):
         "    print(hashlib.sha256(CallerToModel(s, t).push(signal(s, 10))).hexdigest())\n"
     )
     limits = {key: threads for key in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")}
+    if kernels:
+        limits["OPENBLAS_CORETYPE"] = kernels  # another BLAS, or another processor, ignores it
     ran = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **limits}, capture_output=True, text=True, check=True
     )

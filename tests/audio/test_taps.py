@@ -30,4 +30,4 @@ def test_the_frozen_coefficients_are_their_recomputation_to_one_step_of_the_grid
 @pytest.mark.parametrize("frozen", [TAPS_240, TAPS_160])
 def test_no_sum_can_leave_the_integers_float64_holds(frozen):
     loudest_gain = 10 ** (24 / 20)
-    assert 3 * loudest_gain * sum(map(abs, frozen)) * 32768 + 32768.5 * GRID < 2**53
+    assert 3 * loudest_gain * sum(map(abs, frozen)) * 32768 + 65536.5 * GRID < 2**53
