@@ -8,12 +8,18 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from bridge.audio.resample import convert
+
 _RETRIEVAL = 1  # espeak_AUDIO_OUTPUT: hand the samples to the callback and play nothing
 _UTF8 = 1
 SENTENCES = (
     "The birch canoe slid on the smooth planks. Glue the sheet to the dark blue background.",
     "It is easy to tell the depth of a well. These days a chicken leg is a rare dish.",
+    "Rice is often served in round bowls. The juice of lemons makes fine punch.",
+    "The box was thrown beside the parked truck. The hogs were fed chopped corn and garbage.",
+    "Four hours of steady work faced us. A large size in stockings is hard to sell.",
 )  # IEEE Harvard sentences, list 1
+VOICES = ("en", "en-us", "en+f3", "en-gb-scotland")
 
 
 @cache
@@ -40,3 +46,9 @@ def spoken(text: str, voice: str = "en") -> tuple[NDArray[np.int16], int]:
     library.espeak_Synchronize()
     library.espeak_Terminate()
     return np.concatenate(pieces), rate_hz
+
+
+def utterances_24k() -> list[NDArray[np.int16]]:
+    """Every sentence in every voice, at 24 kHz and half of full scale. Raises ImportError as `spoken` does."""
+    sounds = [convert(*spoken(sentence, voice), 24000) for voice in VOICES for sentence in SENTENCES]
+    return [np.rint(sound * (16000 / np.abs(sound.astype(int)).max())).astype(np.int16) for sound in sounds]
