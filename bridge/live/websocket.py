@@ -19,7 +19,11 @@ from websockets.frames import Opcode
 from websockets.protocol import Protocol as WireProtocol
 from websockets.protocol import Side, State
 from websockets.server import ServerProtocol
-from websockets.utils import apply_mask
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # no compiled wheel for this platform: slower, the same bytes
+    from websockets.utils import apply_mask
 
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
