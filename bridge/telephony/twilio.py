@@ -269,15 +269,3 @@ class StreamEncoder:
     def clear(self) -> bytes:
         """Empties Twilio's buffer; every pending mark comes back."""
         return self._clear
-
-
-def encode_media(stream_id: str, audio: bytes) -> bytes:
-    return StreamEncoder(stream_id).media(audio)
-
-
-def encode_mark(stream_id: str, name: str) -> bytes:
-    return StreamEncoder(stream_id).mark(name)
-
-
-def encode_clear(stream_id: str) -> bytes:
-    return StreamEncoder(stream_id).clear()

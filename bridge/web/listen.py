@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket as sockets
+import sys
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -101,7 +102,7 @@ class Listener:
     """An application on a port. Closing twice is harmless."""
 
     def __init__(self, app: web.Application, settings: Settings) -> None:
-        _require_c_parser()
+        _require_sound_interpreter()
         self._runner = web.AppRunner(
             app,
             handle_signals=False,
@@ -148,7 +149,12 @@ class Listener:
         await self._runner.cleanup()
 
 
-def _require_c_parser() -> None:
-    """The parser in Python is slower by much and had request-smuggling faults of its own."""
+def _require_sound_interpreter() -> None:
+    """The parser in Python had request-smuggling faults of its own; -O takes our invariants out."""
+    wrong = []
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        raise ConfigError(["aiohttp runs without its C parser: unset AIOHTTP_NO_EXTENSIONS, or install its wheel"])
+        wrong.append("aiohttp runs without its C parser: unset AIOHTTP_NO_EXTENSIONS, or install its wheel")
+    if sys.flags.optimize:
+        wrong.append("Python runs with -O, which removes the checks that end a broken call: leave it out")
+    if wrong:
+        raise ConfigError(wrong)

@@ -5,6 +5,9 @@ Deadlines are set to a fraction of a second; what is asserted is that the connec
 
 import asyncio
 import contextlib
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +22,7 @@ QUICK = {
     "BRIDGE_LIMITS__BODY_S": "0.2",
 }
 PATIENCE_S = 10.0
+ROOT = Path(__file__).parents[2]
 
 
 async def talk(port: int, *pieces: bytes, drip_s: float = 0.0) -> bytes:
@@ -114,3 +118,12 @@ async def test_the_parser_in_python_is_refused(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(listen.http_parser, "HttpRequestParser", listen.http_parser.HttpRequestParserPy)
     with pytest.raises(ConfigError, match="C parser"):
         await start()
+
+
+def test_an_interpreter_without_assertions_is_refused() -> None:
+    program = (
+        "from bridge import settings; from bridge.web.listen import Listener; from aiohttp import web;"
+        "Listener(web.Application(), settings.load({}))"
+    )
+    said = subprocess.run([sys.executable, "-O", "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode != 0 and "Python runs with -O" in said.stderr
