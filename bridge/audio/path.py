@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bridge.audio.encoding import PCM16, codes_by_sample, decode, encode, samples_by_code
 from bridge.audio.formats import AudioFormat
-from bridge.audio.resample import MIDDLE, Workspace, toeplitz, workspaces
+from bridge.audio.resample import MIDDLE, scratch, toeplitz
 from bridge.errors import UsageError
 
 _CODES: Final = np.dtype(np.uint8)
@@ -44,7 +44,7 @@ class _Resampler:
     def __init__(self, source: AudioFormat, target: AudioFormat, gain: float) -> None:
         matrix = toeplitz(from_hz=source.rate_hz, to_hz=target.rate_hz, gain=gain)
         self.matrix = matrix
-        self.works = workspaces(matrix, threading.get_ident())
+        self.scratch = scratch(matrix, threading.get_ident())
         self.group_bytes = matrix.group * source.sample_bytes
         self.block_bytes = matrix.block_in * source.sample_bytes
         self.history_bytes = matrix.history * source.sample_bytes
@@ -60,12 +60,6 @@ class _Resampler:
         # (G.711 in), or when one of the outermost codes came out (G.711 out); pcm16 to pcm16 is always looked through.
         self.loud_in = _codes_beyond(source, matrix.loudest)
         self.outermost = _codes_beyond(target, int(samples_by_code(target.encoding).max()))
-
-    def workspace(self, blocks: int) -> Workspace:
-        work = self.works[blocks]
-        if work is None:
-            work = self.works[blocks] = Workspace(self.matrix, blocks)
-        return work
 
 
 def _codes_beyond(form: AudioFormat, magnitude: int) -> bytes | None:
@@ -151,7 +145,7 @@ class _Resampling:
         span = r.history_bytes + blocks * r.block_bytes
         if len(joined) != span:  # not whole blocks: what is missing has no weight in the outputs that are due
             joined = joined[:span].ljust(span, b"\0")
-        work = r.works[blocks] or r.workspace(blocks)
+        work = r.scratch.by_blocks[blocks] or r.scratch.workspace(blocks)
         codes = np.frombuffer(joined, r.dtype)
         if r.samples is None:
             work.history[...] = codes

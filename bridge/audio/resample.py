@@ -33,27 +33,46 @@ _LARGEST_PRODUCT: Final = 4 * 65536
 
 
 class Workspace:
-    """Scratch for a push of `blocks` blocks: fill `history`, call `filter`, read `product`."""
+    """What a push of so many blocks works in: fill `history`, call `filter`, read `index`. Views into a `Scratch`."""
 
-    __slots__ = ("_matrix", "_rows", "_rows_and_one", "_windows", "blocks", "history", "index", "product")
+    __slots__ = ("_matrix", "_product", "_rows", "_rows_and_one", "_windows", "history", "index")
 
-    def __init__(self, toeplitz: Toeplitz, blocks: int) -> None:
-        self._matrix = toeplitz.matrix
-        self.blocks = blocks
-        self.history: Floats = np.zeros(toeplitz.history + blocks * toeplitz.block_in)
-        span = toeplitz.history + toeplitz.block_in
-        self._windows = as_strided(self.history, (blocks, span), (toeplitz.block_in * 8, 8), writeable=False)
-        # the last column stays one: its row of the matrix moves the sum to where rounding down is rounding
-        self._rows_and_one: Floats = np.ones((blocks, span + 1))
+    def __init__(self, scratch: Scratch, blocks: int) -> None:
+        matrix = scratch.toeplitz
+        span = matrix.history + matrix.block_in
+        self._matrix = matrix.matrix
+        self.history = scratch.history[: matrix.history + blocks * matrix.block_in]
+        self._windows = as_strided(self.history, (blocks, span), (matrix.block_in * 8, 8), writeable=False)
+        self._rows_and_one = scratch.rows_and_one[:blocks]
         self._rows = self._rows_and_one[:, :span]
-        self.product: Floats = np.zeros((blocks, toeplitz.block_out))
-        self.index: NDArray[np.intp] = np.zeros((blocks, toeplitz.block_out), np.intp)
+        self._product = scratch.product[:blocks]
+        self.index = scratch.index[:blocks]
 
     def filter(self) -> None:
         """Leaves in `index` each output sample + MIDDLE, rounded to the nearest and not yet limited to 16 bits."""
         self._rows[...] = self._windows
-        np.dot(self._rows_and_one, self._matrix, self.product)
-        self.index[...] = self.product  # a cast on purpose: it cuts the fraction off
+        np.dot(self._rows_and_one, self._matrix, self._product)
+        self.index[...] = self._product  # a cast on purpose: it cuts the fraction off
+
+
+class Scratch:
+    """The arrays of the largest push, and a `Workspace` for each smaller one, made as sizes are asked for."""
+
+    def __init__(self, toeplitz: Toeplitz) -> None:
+        most = toeplitz.most_blocks
+        self.toeplitz = toeplitz
+        self.history: Floats = np.zeros(toeplitz.history + most * toeplitz.block_in)
+        # the last column stays one: its row of the matrix moves the sum to where cutting off is rounding
+        self.rows_and_one: Floats = np.ones((most, toeplitz.history + toeplitz.block_in + 1))
+        self.product: Floats = np.zeros((most, toeplitz.block_out))
+        self.index: NDArray[np.intp] = np.zeros((most, toeplitz.block_out), np.intp)
+        self.by_blocks: list[Workspace | None] = [None] * (most + 1)
+
+    def workspace(self, blocks: int) -> Workspace:
+        work = self.by_blocks[blocks]
+        if work is None:
+            work = self.by_blocks[blocks] = Workspace(self, blocks)
+        return work
 
 
 class Toeplitz:
@@ -105,9 +124,9 @@ def toeplitz(*, from_hz: int, to_hz: int, gain: float = 1.0) -> Toeplitz:
 
 
 @cache
-def workspaces(matrix: Toeplitz, thread: int) -> list[Workspace | None]:
-    """The scratch of one thread, by number of blocks; filled as sizes are asked for."""
-    return [None] * (matrix.most_blocks + 1)
+def scratch(matrix: Toeplitz, thread: int) -> Scratch:
+    """The scratch of one thread."""
+    return Scratch(matrix)
 
 
 def convert(samples: NDArray[np.int16], from_hz: int, to_hz: int) -> NDArray[np.int16]:
