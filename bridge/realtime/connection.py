@@ -24,6 +24,7 @@ import structlog
 import websockets
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.frames import Close
 from websockets.typing import Subprotocol
 
 from bridge.errors import RealtimeError, UsageError
@@ -234,6 +235,7 @@ class RealtimeConnection:
 
     async def _read(self) -> None:
         last_error: RealtimeError | None = None
+        end: Close | None = None
         try:
             while True:
                 await self._wait_for_room()
@@ -247,10 +249,10 @@ class RealtimeConnection:
                 if error is not None:
                     await self._tell("error", error)
                 await asyncio.sleep(0)  # a burst must not keep those it woke from running
-        except ConnectionClosed:
-            pass
+        except ConnectionClosed as closed:
+            end = closed.rcvd or closed.sent  # theirs, else why we gave up (too big, no answer to a ping)
         finally:
-            self._finish(last_error)
+            self._finish(end, last_error)
         await self._tell("close", self.close_code, self.close_reason)
 
     async def _wait_for_room(self) -> None:
@@ -286,10 +288,9 @@ class RealtimeConnection:
     def _ends_session(self, error: RealtimeError) -> bool:
         return self._dialect.cure(error.code, error.message) in ("fatal", "rotate")
 
-    def _finish(self, last_error: RealtimeError | None) -> None:
-        code = self._socket.close_code
-        self.close_code = 1006 if code is None else code
-        self.close_reason = _redact(clean(self._socket.close_reason, MAX_MESSAGE), self.target)
+    def _finish(self, end: Close | None, last_error: RealtimeError | None) -> None:
+        self.close_code = int(end.code) if end is not None else 1006
+        self.close_reason = _redact(clean(end.reason, MAX_MESSAGE), self.target) if end is not None else ""
         if not self._closing:
             if last_error is not None:
                 self._over = last_error  # said, and then closed: that was why

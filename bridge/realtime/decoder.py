@@ -230,7 +230,7 @@ class Decoder:
         return tuple(facts)
 
     def _seen(self, event_id: str, delta: str) -> bool:
-        """Whether this very delta came before. Its end is looked at too, for services that number their events carelessly."""
+        """Whether this very delta came before; its end counts too, for services that number events carelessly."""
         key = event_id[:MAX_ID] + delta[-48:]
         if key in self._deltas:
             return True

@@ -1,7 +1,8 @@
 """What services send, kept as files, and what each line means.
 
-`wire/<profile>.jsonl` has one frame a line, as the service's documents or captures show it; `wire/<profile>.facts` says which facts the
-line gives, as `<line> <fact> <its fields>`. `python -m tests.realtime.test_wire` writes the second anew: read the difference.
+`wire/<profile>.jsonl` has one frame a line, as the service's documents or captures show it; `wire/<profile>.facts` says
+which facts the line gives, as `<line> <fact> <its fields>`. `python -m tests.realtime.test_wire` writes the second
+anew: read the difference.
 """
 
 from __future__ import annotations
@@ -39,9 +40,8 @@ def test_what_a_service_sends_twice_starts_and_ends_nothing_twice(name: str) -> 
     for frame in (WIRE / f"{name}.jsonl").read_bytes().splitlines():
         if b'"response.done"' in frame and b'"id"' not in frame:
             continue  # names nothing, so nobody can tell it from the next one
-        for fact in (*decoder.decode(frame), *decoder.decode(frame)):
-            if type(fact).__name__ in once_only:
-                seen.append(fact)
+        facts = (*decoder.decode(frame), *decoder.decode(frame))
+        seen += [fact for fact in facts if type(fact).__name__ in once_only]
     keys = [
         (type(fact).__name__, getattr(fact, "tool_call_id", "") or getattr(fact, "response_id", "")) for fact in seen
     ]

@@ -1,0 +1,418 @@
+"""The connection, against a service that does what each test writes down."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import socket
+from typing import Any
+
+import msgspec
+import pytest
+from websockets.typing import Subprotocol
+
+from bridge.errors import RealtimeError, UsageError
+from bridge.realtime import connect
+from bridge.realtime.connection import MAX_FRAME_BYTES, RealtimeConnection
+from bridge.realtime.profiles import builtin
+from tests.realtime.service import Service, refusal, running
+
+KEY = "sk-very-secret-0123456789"
+HARMLESS = {"type": "error", "error": {"code": "response_cancel_not_active", "message": "no active response"}}
+FATAL = {
+    "type": "error",
+    "error": {"code": "insufficient_quota", "message": "no credit", "param": "p"},
+    "request_id": "r1",
+}
+
+
+async def join(service: Service, **options: Any) -> RealtimeConnection:
+    connection = await connect(url=service.url, api_key=KEY, **options)
+    await asyncio.wait_for(service.connected.wait(), 5)
+    return connection
+
+
+async def test_events_go_both_ways() -> None:
+    async with running() as service, connect(url=service.url, api_key=KEY, model="m") as connection:
+        await connection.send({"type": "session.update", "session": {}})
+        await connection.send('{"type":"response.create"}')
+        await connection.send(b'{"type":"response.cancel"}')
+        assert [event["type"] for event in await service.heard(3)] == [
+            "session.update",
+            "response.create",
+            "response.cancel",
+        ]
+        await service.say({"type": "session.created", "session": {"id": "s"}})
+        message = await connection.receive()
+        assert message.event == {"type": "session.created", "session": {"id": "s"}}
+        assert message.text is not None and json.loads(message.text) == message.event
+        assert message.audio is None
+        assert service.requests[0].path == "/v1/realtime?model=m"
+        assert service.requests[0].headers["Authorization"] == f"Bearer {KEY}"
+        assert "Sec-WebSocket-Extensions" not in service.requests[0].headers
+
+
+async def test_audio_is_decoded_beside_its_event_in_both_shapes_and_from_binary_frames() -> None:
+    async with running() as service:
+        connection = await join(service)
+        delta = base64.b64encode(b"\1\2\3\4").decode()
+        await service.say(
+            {"type": "response.output_audio.delta", "delta": delta},
+            {"type": "response.audio.delta", "delta": delta},
+            b"\5\6",
+        )
+        first, second, third = [await connection.receive() for _ in range(3)]
+        assert first.audio == second.audio == b"\1\2\3\4"
+        assert first.event is not None and first.event["delta"] == delta
+        assert (third.event, third.text, third.audio) == (None, None, b"\5\6")
+        await connection.close()
+
+
+async def test_what_is_no_event_is_still_a_message() -> None:
+    async with running() as service:
+        connection = await join(service)
+        await service.say(
+            "not json", "[1]", '{"type":"never.heard.of","x":1}', '{"type":"response.audio.delta","delta":"@"}'
+        )
+        texts = [await connection.receive() for _ in range(4)]
+        assert [(m.text, m.event) for m in texts[:2]] == [("not json", None), ("[1]", None)]
+        assert texts[2].event == {"type": "never.heard.of", "x": 1}
+        assert texts[3].audio is None and texts[3].event is not None
+        await connection.close()
+
+
+async def test_send_audio_appends_base64_or_sends_binary_frames_as_the_profile_says() -> None:
+    async with running() as service:
+        connection = await join(service)
+        await connection.send_audio(b"\1\2" * 10)
+        await connection.send_audio(memoryview(bytearray(4)))
+        first, second = await service.heard(2)
+        assert (first["type"], base64.b64decode(first["audio"])) == ("input_audio_buffer.append", b"\1\2" * 10)
+        assert base64.b64decode(second["audio"]) == bytes(4)
+        await connection.close()
+    binary = msgspec.structs.replace(builtin()["local"], binary_audio=True)
+    async with running() as service:
+        connection = await join(service, profile=binary)
+        await connection.send_audio(b"\1\2")
+        assert await service.heard(1) == [b"\1\2"]
+        await connection.close()
+
+
+async def test_long_audio_is_appended_in_pieces() -> None:
+    async with running() as service:
+        connection = await join(service)
+        await connection.send_audio(bytes((1 << 20) + 2))
+        first, second = await service.heard(2)
+        assert (len(base64.b64decode(first["audio"])), len(base64.b64decode(second["audio"]))) == (1 << 20, 2)
+        await connection.close()
+
+
+async def test_harmless_errors_are_messages_and_harmful_ones_raise() -> None:
+    async with running() as service:
+        connection = await join(service)
+        await service.say(HARMLESS, FATAL, {"type": "ping"})
+        assert (await connection.receive()).event == HARMLESS
+        with pytest.raises(RealtimeError) as caught:
+            await connection.receive()
+        error = caught.value
+        assert (error.code, error.message, error.param, error.request_id) == (
+            "insufficient_quota",
+            "no credit",
+            "p",
+            "r1",
+        )
+        assert (await connection.receive()).event == {"type": "ping"}
+        await connection.close()
+
+
+async def test_strict_raises_for_every_envelope() -> None:
+    async with running() as service:
+        connection = await join(service, strict=True)
+        await service.say(HARMLESS, {"type": "error", "error": "just words"}, {"type": "error"})
+        for code in ("response_cancel_not_active", "unknown", "unknown"):
+            with pytest.raises(RealtimeError) as caught:
+                await connection.receive()
+            assert caught.value.code == code
+        await connection.close()
+
+
+async def test_iteration_ends_when_the_service_closes_in_order() -> None:
+    async with running() as service:
+        connection = await join(service)
+        await service.say({"type": "a"}, {"type": "b"})
+        await service.hang_up(1000)
+        assert [message.event["type"] async for message in connection if message.event] == ["a", "b"]
+        assert connection.close_code == 1000
+        with pytest.raises(RealtimeError, match="connection_closed"):
+            await connection.receive()
+
+
+async def test_an_error_said_just_before_closing_is_why_the_iteration_ends() -> None:
+    async with running() as service:
+        connection = await join(service, profile="meshapi")
+        busy = {"type": "error", "error": {"code": "concurrent_sessions_exceeded", "message": "too many"}}
+        await service.say({"type": "a"}, busy)
+        await service.hang_up(1008)
+        seen = 0
+        with pytest.raises(RealtimeError, match="concurrent_sessions_exceeded"):
+            async for _ in connection:
+                seen += 1
+        assert seen == 2
+
+
+async def test_a_broken_connection_is_told_from_a_closed_one() -> None:
+    async with running() as service:
+        connection = await join(service)
+        service.break_off()
+        with pytest.raises(RealtimeError, match="connection_lost"):
+            await connection.receive()
+        with pytest.raises(RealtimeError, match="connection_closed"):
+            await connection.send({"type": "x"})
+
+
+async def test_cancelling_a_receive_takes_effect_at_once_and_loses_nothing() -> None:
+    async with running() as service:
+        connection = await join(service)
+        waiting = asyncio.create_task(connection.receive())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await service.say({"type": "kept"})
+        assert (await connection.receive()).event == {"type": "kept"}
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await connection.receive()
+        await service.say({"type": "kept too"})
+        assert (await connection.receive()).event == {"type": "kept too"}
+        await connection.close()
+
+
+async def test_several_tasks_may_receive_and_each_message_goes_to_one() -> None:
+    async with running() as service:
+        connection = await join(service)
+        receivers = [asyncio.create_task(connection.receive()) for _ in range(5)]
+        await asyncio.gather(*(connection.send({"type": f"e{n}"}) for n in range(20)))
+        assert len(await service.heard(20)) == 20
+        await service.say(*({"type": str(number)} for number in range(5)))
+        messages = await asyncio.gather(*receivers)
+        assert sorted(m.event["type"] for m in messages if m.event) == ["0", "1", "2", "3", "4"]
+        waiting = [asyncio.create_task(connection.receive()) for _ in range(3)]
+        await asyncio.sleep(0)
+        await connection.close()
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(end, RealtimeError) for end in ends)
+
+
+async def test_handlers_hear_messages_errors_and_the_close() -> None:
+    async with running() as service:
+        connection = await join(service)
+        heard: list[Any] = []
+        closed = asyncio.Event()
+
+        async def on_message(message: Any) -> None:
+            await asyncio.sleep(0)
+            heard.append(message.event["type"])
+
+        connection.on("message", on_message).on("error", lambda error: heard.append(error.code))
+        connection.on("close", lambda code, reason: (heard.append((code, reason)), closed.set()))
+        await service.say({"type": "a"}, HARMLESS, {"type": "b"})
+        await service.hang_up(1001, "away")
+        await asyncio.wait_for(closed.wait(), 5)
+        assert heard == ["a", "error", "response_cancel_not_active", "b", (1001, "away")]
+
+
+async def test_what_came_before_the_first_handler_is_not_lost() -> None:
+    async with running() as service:
+        connection = await join(service)
+        errors: list[RealtimeError] = []
+        connection.on("error", errors.append)
+        await service.say({"type": "early"}, HARMLESS)
+        while not errors:
+            await asyncio.sleep(0)
+        heard: list[Any] = []
+        connection.on("message", lambda message: heard.append(message.event["type"]))
+        await service.say({"type": "late"})
+        while "late" not in heard:
+            await asyncio.sleep(0)
+        assert heard == ["early", "error", "late"]
+        await connection.close()
+
+
+async def test_a_handler_that_raises_does_not_end_the_session() -> None:
+    async with running() as service:
+        connection = await join(service)
+        heard: list[Any] = []
+
+        def broken(message: Any) -> None:
+            raise ValueError("mine")
+
+        connection.on("message", broken).on("message", heard.append)
+        await service.say({"type": "a"}, {"type": "b"})
+        while len(heard) < 2:
+            await asyncio.sleep(0)
+        await connection.close()
+        with pytest.raises(UsageError):
+            connection.on("mesage", broken)  # type: ignore[arg-type]
+
+
+async def test_a_handler_may_close() -> None:
+    async with running() as service:
+        connection = await join(service)
+
+        async def leave(message: Any) -> None:
+            await connection.close()
+
+        connection.on("message", leave)
+        await service.say({"type": "a"})
+        await asyncio.wait_for(connection._reader, 5)
+        assert connection.close_code == 1000
+
+
+async def test_closing_waits_for_the_handshake_and_twice_is_harmless() -> None:
+    async with running() as service:
+        connection = await join(service)
+        await asyncio.gather(connection.close(), connection.close())
+        assert connection.close_code == 1000
+        await connection.close()
+        async for _ in connection:
+            raise AssertionError("nothing comes after the end")
+
+
+async def test_a_message_of_eight_megabytes_is_taken_and_a_larger_one_ends_the_session() -> None:
+    async with running() as service:
+        connection = await join(service)
+        await service.say('"' + "x" * (MAX_FRAME_BYTES - 2) + '"')
+        assert len((await connection.receive()).text or "") == MAX_FRAME_BYTES
+        await service.say("x" * (MAX_FRAME_BYTES + 1))
+        with pytest.raises(RealtimeError, match="connection_lost"):
+            await connection.receive()
+        assert connection.close_code == 1009
+
+
+async def test_messages_nobody_asks_for_stop_the_reading() -> None:
+    async with running() as service:
+        connection = await join(service)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(service.say(*('{"type":"x"}' for _ in range(600))))
+            while connection._inbox.qsize() < 256:
+                await asyncio.sleep(0)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert connection._inbox.qsize() == 256
+            for _ in range(600):
+                await connection.receive()
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "code"),
+    [
+        (401, {}, "", "invalid_api_key"),
+        (
+            401,
+            {"x-request-id": "q1"},
+            '{"error":{"code":"account_deactivated","message":"gone"}}',
+            "account_deactivated",
+        ),
+        (403, {}, "{", "forbidden"),
+        (429, {"Retry-After": "2"}, "", "rate_limit_exceeded"),
+        (503, {}, "<html>", "http_5xx"),
+        (404, {}, "", "not_found"),
+        (302, {"Location": "wss://elsewhere.example/steal"}, "", "redirect_refused"),
+    ],
+)
+async def test_a_refused_handshake_has_a_code(status: int, headers: dict[str, str], body: str, code: str) -> None:
+    service = Service()
+    service.refuse = refusal(status, headers, body)
+    async with running(service):
+        with pytest.raises(RealtimeError) as caught:
+            await connect(url=service.url, api_key=KEY)
+    assert caught.value.code == code
+    assert caught.value.request_id == headers.get("x-request-id")
+    assert len(service.requests) == 1
+
+
+async def test_a_redirect_to_another_place_of_the_same_service_is_not_followed_either() -> None:
+    async with running() as target:
+        service = Service()
+        service.refuse = refusal(307, {"Location": target.url})
+        async with running(service):
+            with pytest.raises(RealtimeError, match="redirect_refused"):
+                await connect(url=service.url, api_key=KEY)
+        assert target.requests == []
+
+
+async def test_nobody_listening_and_nobody_answering_are_told_apart() -> None:
+    async with running() as service:
+        port = service.port
+    with pytest.raises(RealtimeError, match="connection_failed"):
+        await connect(url=f"ws://127.0.0.1:{port}/")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never reads them
+        port = silent.getsockname()[1]
+        with pytest.raises(RealtimeError, match="connection_timeout"):
+            await connect(url=f"ws://127.0.0.1:{port}/", timeout_s=0.05)
+
+
+async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "ws_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with running() as service:
+        await (await join(service)).close()
+
+
+async def test_a_key_as_subprotocol_is_offered_and_never_echoed() -> None:
+    profile = msgspec.structs.replace(builtin()["openai"], auth="subprotocol")
+    service = Service()
+    service.subprotocols = [Subprotocol("realtime")]
+    async with running(service):
+        connection = await join(service, profile=profile)
+        assert service.requests[0].headers["Sec-WebSocket-Protocol"] == f"realtime, openai-insecure-api-key.{KEY}"
+        await connection.close()
+
+
+async def test_the_key_is_in_no_log_error_or_repr(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for name in ("openai", "meshapi"):
+        service = Service()
+        async with running(service):
+            connection = await join(service, profile=name)
+            await service.say({"type": "error", "error": {"code": "invalid_api_key", "message": f"bad key {KEY}"}})
+            with pytest.raises(RealtimeError) as caught:
+                await connection.receive()
+            assert KEY not in f"{caught.value} {caught.value!r} {connection!r} {connection.target}"
+            await connection.close()
+        service = Service()
+        service.refuse = refusal(401, body=json.dumps({"error": {"code": "invalid_api_key", "message": f"key {KEY}"}}))
+        async with running(service):
+            with pytest.raises(RealtimeError) as caught:
+                await connect(profile=name, url=service.url, api_key=KEY)
+            assert KEY not in f"{caught.value} {caught.value!r}"
+    with pytest.raises(RealtimeError) as caught:
+        await connect(url=service.url, api_key="bad\nkey")
+    assert "bad\nkey" not in str(caught.value)
+    ours = [record.getMessage() for record in caplog.records if record.name != "websockets.server"]
+    assert not [line for line in ours if KEY in line]
+
+
+async def test_what_cannot_be_an_event_is_refused_before_it_is_sent() -> None:
+    async with running() as service:
+        connection = await join(service)
+        for event in ({}, {"type": 3}, {"type": "x", "y": object()}, [1]):
+            with pytest.raises(UsageError):
+                await connection.send(event)  # type: ignore[arg-type]
+        await connection.close()
+        assert service.received == []
+
+
+def test_an_unknown_profile_is_named_with_those_that_exist() -> None:
+    with pytest.raises(UsageError, match="there are openai, openai-beta"):
+        connect(profile="opneai")
+
+
+def test_plain_text_to_another_machine_needs_an_explicit_word() -> None:
+    with pytest.raises(UsageError, match="unencrypted"):
+        connect(url="ws://192.0.2.1/v1/realtime", api_key=KEY)
