@@ -191,6 +191,12 @@ def test_a_secret_mistyped_in_yaml_is_not_shown(folder: Folder) -> None:
     assert SECRET not in "\n".join(folder.mistakes())
 
 
+def test_a_secret_that_yaml_takes_for_a_number_is_not_shown(folder: Folder) -> None:
+    folder.write("bridge.yaml", "twilio: {auth_token: 73580917}\n")
+    (said,) = folder.mistakes()
+    assert said.startswith("bridge.yaml: twilio.auth_token:") and "73580917" not in said
+
+
 def test_settings_never_show_their_secrets(folder: Folder) -> None:
     env = {
         "BRIDGE_TWILIO__AUTH_TOKEN": SECRET,

@@ -27,7 +27,7 @@ def directory(folder: Folder, env: dict[str, str] | None = None) -> Directory:
 def test_the_most_exact_entry_for_a_number_wins(folder: Folder) -> None:
     for name in ("sales", "support", "night"):
         folder.write(f"agents/{name}.yaml", AGENT)
-    folder.write("numbers.yaml", '+15550100: sales\n"+1555*": support\n"+1*": night\n"sip:*@pbx.example": sales\n')
+    folder.write("numbers.yaml", '+15550100: sales\n"+1*": night\n"+1555*": support\n"sip:*@pbx.example": sales\n')
     found = directory(folder)
     assert found.route("+15550100") == "sales"
     assert found.route("+15550199") == "support"

@@ -89,6 +89,37 @@ async def test_a_head_may_come_in_any_pieces(start: Start, cut: int) -> None:
     assert (await talk(service.listener.port, *pieces, drip_s=0.001)).startswith(b"HTTP/1.1 200 ")
 
 
+class _Transport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.protocol: asyncio.BaseProtocol | None = None
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+
+class _Inner(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.data = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+async def test_the_doorkeeper_steps_aside_when_the_head_is_there_and_not_before(cut: int) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: bridge\r\n\r\n"
+    pieces = [head[at : at + cut] for at in range(0, len(head), cut)]
+    inner, transport, waiting = _Inner(), _Transport(), listen.Waiting(most=1, head_s=60)
+    keeper = listen.Doorkeeper(inner, waiting)
+    keeper.connection_made(transport)
+    for piece in pieces:
+        assert transport.protocol is None and waiting.count == 1
+        keeper.data_received(piece)
+    assert transport.protocol is inner and waiting.count == 0
+    assert inner.data == head
+
+
 async def test_a_head_without_end_is_cut_off(start: Start) -> None:
     service = await start()
     said = await talk(service.listener.port, b"GET / HTTP/1.1\r\n", *[b"x: " + b"y" * 4000 + b"\r\n"] * 40)
