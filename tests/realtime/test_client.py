@@ -1,0 +1,635 @@
+"""RealtimeClient: what the reference client promises, and each of its known errors corrected."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from bridge.errors import RealtimeError, UsageError
+from bridge.realtime import RealtimeClient
+from bridge.realtime.client import SERVER_VAD
+from bridge.realtime.profiles import builtin
+from tests.realtime.service import Service, running
+
+CREATED = {"type": "session.created", "event_id": "e", "session": {"id": "s"}}
+WEATHER = {"name": "get_weather", "description": "Tells.", "parameters": {"type": "object", "properties": {}}}
+
+
+@asynccontextmanager
+async def talking(**options: Any) -> AsyncIterator[tuple[RealtimeClient, Service]]:
+    """A connected client whose service has greeted it."""
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="k", **options)
+        await client.connect()
+        await service.say(CREATED)
+        await client.wait_for_session_created()
+        await service.heard(1)
+        try:
+            yield client, service
+        finally:
+            await client.disconnect()
+
+
+def created(response: str) -> dict[str, Any]:
+    return {"type": "response.created", "response": {"id": response, "conversation_id": "c", "status": "in_progress"}}
+
+
+def done(response: str, status: str = "completed") -> dict[str, Any]:
+    return {"type": "response.done", "response": {"id": response, "status": status}}
+
+
+def call(response: str, number: int, arguments: str = "{}", status: str = "completed") -> list[dict[str, Any]]:
+    wire = {
+        "id": f"f{number}",
+        "type": "function_call",
+        "call_id": f"c{number}",
+        "name": "get_weather",
+        "arguments": "",
+    }
+    return [
+        {"type": "response.output_item.added", "response_id": response, "item": {**wire, "status": "in_progress"}},
+        {"type": "conversation.item.added", "item": {**wire, "status": "in_progress"}},
+        {"type": "conversation.item.done", "item": {**wire, "arguments": arguments, "status": status}},
+        {
+            "type": "response.output_item.done",
+            "response_id": response,
+            "item": {**wire, "arguments": arguments, "status": status},
+        },
+    ]
+
+
+def spoken(response: str = "r", item: str = "a", ms: int = 1000, status: str = "completed") -> list[dict[str, Any]]:
+    wire = {"id": item, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    part = {"type": "output_audio", "transcript": "Hello"}
+    return [
+        {"type": "response.output_item.added", "response_id": response, "item": wire},
+        {"type": "conversation.item.added", "item": wire},
+        {
+            "type": "response.content_part.added",
+            "response_id": response,
+            "item_id": item,
+            "content_index": 0,
+            "part": part,
+        },
+        {
+            "type": "response.output_audio.delta",
+            "response_id": response,
+            "item_id": item,
+            "content_index": 0,
+            "delta": base64.b64encode(bytes(48 * ms)).decode(),
+        },
+    ]
+
+
+async def settle(until: Any) -> None:
+    async with asyncio.timeout(5):
+        while not until():
+            await asyncio.sleep(0)
+
+
+async def quiet(client: RealtimeClient, service: Service) -> None:
+    """Everything the client wanted to send has been sent and read."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await client.realtime.send("marker")
+    await service.heard_type("marker", len([e for e in service.received if e["type"] == "marker"]) + 1)
+
+
+# ---------------------------------------------------------------- the reference client's own assertions
+
+
+async def test_the_first_events_are_our_configuration_and_the_services_greeting() -> None:
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="k")
+        log: list[Any] = []
+        client.on("realtime.event", lambda entry: log.append((entry["source"], entry["event"]["type"])))
+        await client.connect()
+        await service.say(CREATED)
+        assert await client.wait_for_session_created() is True
+        assert client.is_connected
+        assert log == [("client", "session.update"), ("server", "session.created")]
+        await client.send_user_message_content([{"type": "input_text", "text": "How are you?"}])
+        assert log[2:] == [("client", "conversation.item.create"), ("client", "response.create")]
+        await client.disconnect()
+        assert not client.is_connected
+
+
+async def test_a_spoken_answer_is_appended_in_progress_and_then_completed() -> None:
+    async with talking() as (client, service):
+        user = {"id": "u", "type": "message", "role": "user", "status": "completed"}
+        waiting = asyncio.create_task(client.wait_for_next_item())
+        await asyncio.sleep(0)
+        await service.say(
+            {"type": "conversation.item.added", "item": {**user, "content": [{"type": "input_text", "text": "Hi"}]}}
+        )
+        first = await waiting
+        assert first is not None
+        assert (first.type, first.role, first.status, first.formatted.text) == ("message", "user", "completed", "Hi")
+        appended = asyncio.create_task(client.wait_for_next_item())
+        completed = asyncio.create_task(client.wait_for_next_completed_item())
+        await asyncio.sleep(0)
+        await service.say(created("r"), *spoken()[:2])
+        answer = await appended
+        assert answer is not None
+        assert (answer.role, answer.status, answer.formatted.text) == ("assistant", "in_progress", "")
+        await service.say(*spoken()[2:], done("r"))
+        assert await completed is answer
+        assert answer.status == "completed"
+        assert client.conversation.get_items() == [first, answer]
+
+
+async def test_without_a_key_the_services_error_is_told() -> None:
+    async with running() as service:
+        client = RealtimeClient(url=service.url)
+        errors: list[RealtimeError] = []
+        client.on("error", errors.append)
+        await client.connect()
+        await service.say(
+            {"type": "error", "error": {"code": "invalid_api_key", "message": "Incorrect API key provided"}}
+        )
+        await settle(lambda: errors)
+        assert "Incorrect API key provided" in errors[0].message
+        await client.disconnect()
+
+
+async def test_sending_needs_a_connection_and_connecting_none() -> None:
+    client = RealtimeClient(api_key="k")
+    for attempt in (client.create_response, client.wait_for_session_created, client.cancel_response):
+        with pytest.raises(RealtimeError, match="not connected"):
+            await attempt()
+    async with talking() as (client, _):
+        with pytest.raises(UsageError, match="already connected"):
+            await client.connect()
+
+
+# ---------------------------------------------------------------- session
+
+
+async def test_the_address_and_model_given_are_the_ones_used() -> None:
+    async with talking(model="my-model") as (_, service):
+        assert service.requests[0].path == "/v1/realtime?model=my-model"
+
+
+async def test_the_session_is_sent_whole_in_the_services_shape() -> None:
+    async with talking() as (client, service):
+        await client.update_session(instructions="Be kind.", voice="alloy", turn_detection=SERVER_VAD)
+        first, second = await service.heard_type("session.update", 2)
+        assert first["session"]["audio"]["input"]["turn_detection"] is None
+        session = second["session"]
+        assert (session["type"], session["instructions"], session["output_modalities"]) == (
+            "realtime",
+            "Be kind.",
+            ["audio"],
+        )
+        assert session["audio"]["output"]["voice"] == "alloy"
+        assert session["audio"]["input"]["format"] == {"type": "audio/pcm", "rate": 24000}
+        assert "temperature" not in session
+        assert client.turn_detection_type == "server_vad"
+    async with talking(profile="openai-beta") as (client, service):
+        (update,) = await service.heard_type("session.update")
+        assert update["session"]["modalities"] == ["text", "audio"]
+        assert update["session"]["temperature"] == 0.8
+
+
+async def test_a_session_may_be_written_in_either_shape_and_the_last_word_counts() -> None:
+    client = RealtimeClient(api_key="k")
+    await client.update_session(
+        audio={"output": {"voice": "cedar"}, "input": {"turn_detection": {"type": "semantic_vad"}}}
+    )
+    assert (client.session["voice"], client.turn_detection_type) == ("cedar", "semantic_vad")
+    await client.update_session(voice="marin", input_audio_format="g711_ulaw", turn_detection="none")
+    assert (client.session["voice"], client.turn_detection_type) == ("marin", None)
+    assert client.session["input_format"] == ("mulaw", 8000)
+    with pytest.raises(UsageError, match="no audio format"):
+        await client.update_session(input_audio_format="mp3")
+
+
+@pytest.mark.parametrize("manual", [None, "none", "disabled", {"type": "none"}, {"type": "disabled"}])
+async def test_every_documented_way_to_say_manual_turns_is_understood(manual: Any) -> None:
+    client = RealtimeClient(api_key="k")
+    await client.update_session(turn_detection=SERVER_VAD)
+    await client.update_session(turn_detection=manual)
+    assert client.turn_detection_type is None
+
+
+async def test_reset_forgets_configuration_tools_and_listeners() -> None:
+    async with talking() as (client, _):
+        heard: list[Any] = []
+        client.on("realtime.event", heard.append)
+        await client.add_tool(WEATHER, print)
+        await client.update_session(voice="x")
+        await client.reset()
+        assert not client.is_connected
+        assert "voice" not in client.session
+        await client.add_tool(WEATHER, print)
+        heard.clear()
+        await client.connect()
+        assert heard == []
+
+
+# ---------------------------------------------------------------- tools
+
+
+async def test_a_tool_runs_and_its_result_is_answered() -> None:
+    async with talking() as (client, service):
+
+        async def weather(arguments: dict[str, Any]) -> dict[str, Any]:
+            return {"degrees": 7, "city": arguments["city"]}
+
+        tool = await client.add_tool(WEATHER, weather)
+        assert tool.definition["type"] == "function"
+        *_, update = await service.heard_type("session.update", 2)
+        assert [given["name"] for given in update["session"]["tools"]] == ["get_weather"]
+        await service.say(created("r"), *call("r", 1, '{"city":"Oslo"}'), done("r"))
+        (answer,) = await service.heard_type("conversation.item.create")
+        assert answer["item"]["call_id"] == "c1"
+        assert json.loads(answer["item"]["output"]) == {"degrees": 7, "city": "Oslo"}
+        await service.heard_type("response.create")
+
+
+@pytest.mark.parametrize("arguments", ["{}", "{not json", '{"odd":1}'])
+async def test_what_a_tool_cannot_do_is_told_to_the_model(arguments: str) -> None:
+    async with talking() as (client, service):
+
+        def weather(given: dict[str, Any]) -> object:
+            if "odd" in given:
+                return object()  # JSON has no word for it
+            raise ValueError("no city")
+
+        await client.add_tool(WEATHER, weather)
+        await service.say(created("r"), *call("r", 1, arguments), done("r"))
+        (answer,) = await service.heard_type("conversation.item.create")
+        told = json.loads(answer["item"]["output"])
+        assert list(told) == ["error"]
+        assert arguments != "{}" or told["error"] == "no city"
+        await service.heard_type("response.create")
+
+
+async def test_several_calls_of_one_response_get_one_answer_when_the_last_is_in() -> None:
+    async with talking() as (client, service):
+        gates = {number: asyncio.Event() for number in range(3)}
+
+        async def weather(arguments: dict[str, Any]) -> int:
+            await gates[arguments["n"]].wait()
+            return int(arguments["n"])
+
+        await client.add_tool(WEATHER, weather)
+        await service.say(created("r"))
+        for number in range(3):
+            await service.say(*call("r", number, json.dumps({"n": number})))
+        gates[2].set()
+        gates[0].set()
+        assert len(await service.heard_type("conversation.item.create", 2)) == 2
+        await service.say(done("r"))
+        await quiet(client, service)
+        assert [e for e in service.received if e["type"] == "response.create"] == []
+        gates[1].set()
+        await service.heard_type("response.create")
+        await quiet(client, service)
+        assert [e["type"] for e in service.received].count("response.create") == 1
+        assert [e["type"] for e in service.received].count("conversation.item.create") == 3
+
+
+async def test_the_answer_waits_for_a_response_in_progress_and_is_not_asked_twice() -> None:
+    async with talking() as (client, service):
+        gate = asyncio.Event()
+
+        async def weather(arguments: dict[str, Any]) -> int:
+            await gate.wait()
+            return 1
+
+        await client.add_tool(WEATHER, weather)
+        await service.say(created("r1"), *call("r1", 1), done("r1"), created("r2"))
+        await settle(lambda: client._active == {"r2"})
+        gate.set()
+        await service.heard_type("conversation.item.create")
+        await quiet(client, service)
+        assert "response.create" not in [e["type"] for e in service.received]
+        await service.say(done("r2"))
+        await service.heard_type("response.create")
+
+
+async def test_a_response_that_began_after_the_outputs_is_the_answer() -> None:
+    async with talking() as (client, service):
+        await client.add_tool(WEATHER, lambda arguments: 1)
+        await service.say(created("r1"), *call("r1", 1))
+        await service.heard_type("conversation.item.create")
+        await service.say(created("r2"), done("r1"))
+        await settle(lambda: client._active == {"r2"})
+        await quiet(client, service)
+        await service.say(created("r3"), done("r2"), done("r3"))
+        await settle(lambda: not client._active)
+        await quiet(client, service)
+        assert "response.create" not in [e["type"] for e in service.received]
+
+
+@pytest.mark.parametrize("status", ["cancelled", "incomplete", "failed"])
+async def test_no_tool_runs_for_a_call_that_was_cut_off(status: str) -> None:
+    async with talking() as (client, service):
+        ran: list[Any] = []
+        await client.add_tool(WEATHER, ran.append)
+        await service.say(created("r"), *call("r", 1, '{"ci', "incomplete"), *call("r", 2)[:2], done("r", status))
+        await settle(lambda: not client._active)
+        await quiet(client, service)
+        assert ran == []
+        assert "response.create" not in [e["type"] for e in service.received]
+
+
+async def test_a_completed_call_of_an_interrupted_response_is_answered_without_asking() -> None:
+    async with talking() as (client, service):
+        await client.add_tool(WEATHER, lambda arguments: 1)
+        await service.say(created("r"), *call("r", 1), done("r", "cancelled"))
+        await service.heard_type("conversation.item.create")
+        await quiet(client, service)
+        assert "response.create" not in [e["type"] for e in service.received]
+
+
+async def test_tools_work_with_a_service_that_sends_only_the_end_of_the_arguments() -> None:
+    async with talking(profile="speech-to-speech") as (client, service):
+        await client.add_tool(WEATHER, lambda arguments: arguments)
+        ended = {"type": "response.function_call_arguments.done", "response_id": "r", "item_id": "f", "call_id": "c"}
+        await service.say(created("r"), {**ended, "name": "get_weather", "arguments": '{"a":1}'}, done("r"))
+        (answer,) = await service.heard_type("conversation.item.create")
+        assert answer["item"] == {"type": "function_call_output", "call_id": "c", "output": '{"a":1}'}
+        await service.heard_type("response.create")
+
+
+async def test_a_call_of_our_own_seed_is_not_run() -> None:
+    async with talking() as (client, service):
+        ran: list[Any] = []
+        await client.add_tool(WEATHER, ran.append)
+        wire = {"id": "f", "type": "function_call", "call_id": "c", "name": "get_weather", "arguments": "{}"}
+        item = {**wire, "status": "completed"}
+        await service.say(
+            {"type": "conversation.item.added", "item": item}, {"type": "conversation.item.done", "item": item}
+        )
+        await settle(lambda: client.conversation.get_items())
+        await quiet(client, service)
+        assert ran == []
+
+
+async def test_tools_are_added_once_removed_with_an_update_and_never_clash() -> None:
+    async with talking() as (client, service):
+        await client.update_session(tools=[{"name": "mine", "parameters": {}}])
+        *_, update = await service.heard_type("session.update", 2)
+        assert update["session"]["tools"] == [{"type": "function", "name": "mine", "parameters": {}}]
+        await client.add_tool(WEATHER, print)
+        for definition, run in ((WEATHER, print), ({"name": "mine"}, print), ({}, print), ({"name": "x"}, 3)):
+            with pytest.raises(UsageError):
+                await client.add_tool(definition, run)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="get_weather"):
+            await client.update_session(tools=[{"name": "get_weather"}])
+        *_, update = await service.heard_type("session.update", 3)
+        assert [tool["name"] for tool in update["session"]["tools"]] == ["mine", "get_weather"]
+        await client.remove_tool("get_weather")
+        *_, update = await service.heard_type("session.update", 4)
+        assert [tool["name"] for tool in update["session"]["tools"]] == ["mine"]
+        with pytest.raises(UsageError, match="never added"):
+            await client.remove_tool("get_weather")
+
+
+# ---------------------------------------------------------------- the caller's audio
+
+
+@pytest.mark.parametrize("piece", [b"\1\0" * 480, np.ones(480, np.int16), array.array("h", [1] * 480)])
+async def test_manual_turns_are_committed_when_an_answer_is_asked_for(piece: Any) -> None:
+    async with talking() as (client, service):
+        for _ in range(5):
+            await client.append_input_audio(piece)
+        await client.append_input_audio(b"")
+        await client.create_response()
+        await service.heard_type("response.create")
+        kinds = [event["type"] for event in service.received[1:]]
+        assert kinds == ["input_audio_buffer.append"] * 5 + ["input_audio_buffer.commit", "response.create"]
+        wire = {"id": "u", "type": "message", "role": "user", "content": [{"type": "input_audio"}]}
+        await service.say({"type": "conversation.item.added", "item": wire})
+        await settle(lambda: client.conversation.get_items())
+        assert bytes(client.conversation.get_items()[0].formatted.audio) == b"\1\0" * 2400
+        await client.create_response()
+        await service.heard_type("response.create", 2)
+        assert [event["type"] for event in service.received].count("input_audio_buffer.commit") == 1
+
+
+async def test_with_turn_detection_nothing_is_committed_by_hand_and_the_copy_is_bounded() -> None:
+    async with talking(keep_audio_s=1.0) as (client, service):
+        await client.update_session(turn_detection=SERVER_VAD)
+        for _ in range(100):
+            await client.append_input_audio(bytes(48 * 100))
+        assert len(client._heard) <= 48_000 * 1.25 + 4800
+        await client.create_response()
+        await service.heard_type("response.create")
+        assert "input_audio_buffer.commit" not in [event["type"] for event in service.received]
+        interrupted: list[Any] = []
+        client.on("conversation.interrupted", interrupted.append)
+        start = {"type": "input_audio_buffer.speech_started", "item_id": "u", "audio_start_ms": 9500}
+        wire = {"id": "u", "type": "message", "role": "user", "content": [{"type": "input_audio"}]}
+        await service.say(
+            start,
+            {"type": "input_audio_buffer.speech_stopped", "item_id": "u", "audio_end_ms": 9800},
+            {"type": "conversation.item.added", "item": wire},
+        )
+        await settle(lambda: client.conversation.get_items())
+        assert len(interrupted) == 1
+        assert len(client.conversation.get_items()[0].formatted.audio) == 300 * 48
+
+
+async def test_audio_in_a_message_is_written_as_base64() -> None:
+    async with talking() as (client, service):
+        parts = [{"type": "input_audio", "audio": np.zeros(2, np.int16)}, {"type": "input_audio", "audio": "AAAA"}]
+        await client.send_user_message_content(parts)
+        (sent,) = await service.heard_type("conversation.item.create")
+        assert [part["audio"] for part in sent["item"]["content"]] == ["AAAAAA==", "AAAA"]
+        await client.send_user_message_content([])
+        await service.heard_type("response.create", 2)
+        assert len(await service.heard_type("conversation.item.create")) == 1
+
+
+# ---------------------------------------------------------------- interrupting
+
+
+async def test_cancelling_cuts_the_item_to_what_was_heard() -> None:
+    async with talking() as (client, service):
+        await service.say(created("r"), *spoken())
+        await settle(lambda: client.conversation.get_items() and client.conversation.get_items()[0].formatted.audio)
+        item = await client.cancel_response("a", sample_count=12_345)
+        assert item is client.conversation.get_item("a")
+        (cut,) = await service.heard_type("conversation.item.truncate")
+        assert (cut["item_id"], cut["content_index"], cut["audio_end_ms"]) == ("a", 0, 514)
+        assert [e["type"] for e in service.received[-2:]] == ["response.cancel", "conversation.item.truncate"]
+
+
+async def test_more_is_never_cut_off_than_was_received() -> None:
+    async with talking() as (client, service):
+        await service.say(created("r"), *spoken(ms=100))
+        await settle(lambda: client.conversation.get_items() and client.conversation.get_items()[0].formatted.audio)
+        await client.cancel_response("a", sample_count=10**9)
+        (cut,) = await service.heard_type("conversation.item.truncate")
+        assert cut["audio_end_ms"] == 100
+
+
+async def test_what_was_heard_to_its_end_is_not_cut() -> None:
+    async with talking() as (client, service):
+        await service.say(created("r"), *spoken(), done("r"))
+        await settle(
+            lambda: client.conversation.get_items() and client.conversation.get_items()[0].status == "completed"
+        )
+        await client.cancel_response("a", sample_count=24_000)
+        await quiet(client, service)
+        assert "conversation.item.truncate" not in [event["type"] for event in service.received]
+
+
+async def test_cancelling_what_cannot_be_cancelled_raises_before_anything_is_sent() -> None:
+    async with talking() as (client, service):
+        wire = {"id": "u", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
+        await service.say({"type": "conversation.item.added", "item": wire}, *call("r", 1))
+        await settle(lambda: len(client.conversation.get_items()) == 2)
+        for item_id in ("nobody", "u", "f1"):
+            with pytest.raises(UsageError):
+                await client.cancel_response(item_id, 10)
+        await quiet(client, service)
+        assert "response.cancel" not in [event["type"] for event in service.received]
+
+
+async def test_a_text_answer_is_cancelled_and_not_cut() -> None:
+    async with talking() as (client, service):
+        wire = {"id": "a", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]}
+        await service.say(created("r"), {"type": "conversation.item.added", "item": wire})
+        await settle(lambda: client.conversation.get_items())
+        assert await client.cancel_response("a", 10) is not None
+        assert await client.cancel_response() is None
+        await service.heard_type("response.cancel", 2)
+        assert "conversation.item.truncate" not in [event["type"] for event in service.received]
+
+
+async def test_where_a_service_cannot_cut_the_cache_is_cut_alone() -> None:
+    async with talking(profile="speech-to-speech") as (client, service):
+        await service.say(created("r"), *spoken())
+        await settle(lambda: client.conversation.get_items() and client.conversation.get_items()[0].formatted.audio)
+        item = await client.cancel_response("a", sample_count=2400)
+        assert item is not None
+        assert item.formatted.audio_ms == 100
+        await quiet(client, service)
+        assert "conversation.item.truncate" not in [event["type"] for event in service.received]
+
+
+async def test_an_answer_asked_for_while_one_is_made_comes_after_it() -> None:
+    async with talking() as (client, service):
+        await service.say(created("r"))
+        await settle(lambda: client._active)
+        await client.create_response()
+        await quiet(client, service)
+        assert "response.create" not in [event["type"] for event in service.received]
+        await service.say(done("r"))
+        await service.heard_type("response.create")
+
+
+async def test_an_answer_refused_because_one_is_active_is_asked_for_again() -> None:
+    async with talking() as (client, service):
+        await client.create_response()
+        refused = {"code": "conversation_already_has_active_response", "message": "busy"}
+        await service.say(created("r"), {"type": "error", "error": refused}, done("r"))
+        await service.heard_type("response.create", 2)
+
+
+async def test_items_are_deleted_by_the_service() -> None:
+    async with talking() as (client, service):
+        await service.say(*spoken()[:2])
+        await settle(lambda: client.conversation.get_items())
+        await client.delete_item("a")
+        await service.heard_type("conversation.item.delete")
+        assert client.conversation.get_item("a") is not None
+        await service.say({"type": "conversation.item.deleted", "item_id": "a"})
+        await settle(lambda: not client.conversation.get_items())
+
+
+# ---------------------------------------------------------------- errors and ends
+
+
+async def test_a_lost_connection_is_an_error_and_ends_every_wait() -> None:
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="k")
+        errors: list[RealtimeError] = []
+        client.on("error", errors.append)
+        await client.connect()
+        await asyncio.wait_for(service.connected.wait(), 5)
+        waits = [asyncio.create_task(wait()) for wait in (client.wait_for_next_item, client.wait_for_session_created)]
+        await asyncio.sleep(0)
+        service.break_off()
+        item, greeting = await asyncio.gather(*waits, return_exceptions=True)
+        assert item is None
+        assert isinstance(greeting, RealtimeError)
+        assert [error.code for error in errors] == ["connection_lost"]
+        assert not client.is_connected
+
+
+async def test_a_listener_that_raises_does_not_stop_the_conversation() -> None:
+    async with talking() as (client, service):
+
+        def broken(payload: Any) -> None:
+            raise ValueError("mine")
+
+        client.on("conversation.updated", broken)
+        client.realtime.on("server.*", broken)
+        client.realtime.on("server.response.created", broken)
+        await service.say(created("r"), *spoken(), done("r"))
+        await settle(
+            lambda: client.conversation.get_items() and client.conversation.get_items()[0].status == "completed"
+        )
+
+
+async def test_a_tool_still_running_is_cancelled_when_the_client_leaves() -> None:
+    async with talking() as (client, service):
+        started, ended = asyncio.Event(), asyncio.Event()
+
+        async def weather(arguments: Any) -> None:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        await client.add_tool(WEATHER, weather)
+        await service.say(created("r"), *call("r", 1))
+        await asyncio.wait_for(started.wait(), 5)
+        await client.disconnect()
+        await asyncio.wait_for(ended.wait(), 5)
+        assert client.conversation.get_items() == []
+
+
+async def test_events_have_both_shapes_names() -> None:
+    async with talking() as (client, service):
+        heard: list[str] = []
+        client.realtime.on("server.response.text.delta", lambda event: heard.append(event["delta"]))
+        client.realtime.on("server.response.output_text.delta", lambda event: heard.append(event["delta"]))
+        await service.say(
+            {"type": "response.output_text.delta", "delta": "ga"}, {"type": "response.text.delta", "delta": "beta"}
+        )
+        await settle(lambda: len(heard) == 4)
+        assert heard == ["ga", "ga", "beta", "beta"]
+
+
+async def test_bare_binary_audio_is_an_audio_delta() -> None:
+    async with talking() as (client, service):
+        await service.say(b"\1\0\2\0")
+        await settle(lambda: client.conversation.get_items())
+        assert bytes(client.conversation.get_items()[0].formatted.audio) == b"\1\0\2\0"
+
+
+async def test_a_quiet_service_that_hangs_up_on_quiet_clients_is_kept_awake() -> None:
+    profile = msgspec.structs.replace(builtin()["meshapi"], keepalive_s=0.01)
+    async with talking(profile=profile) as (_, service):
+        updates = await service.heard_type("session.update", 3)
+        assert updates[-1] == {"type": "session.update", "session": {"type": "realtime"}}
+
+
+async def test_the_key_is_not_in_the_clients_repr() -> None:
+    assert "sk-secret" not in repr(RealtimeClient(api_key="sk-secret"))
