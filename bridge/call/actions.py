@@ -63,7 +63,8 @@ class HistoryItem(msgspec.Struct, frozen=True, gc=False):
 class OpenModel(Action, frozen=True, tag=True, gc=False):
     """Open session number `session` with the plan's model service number `service`, seeded with what was said so far.
 
-    An older session, if any, is closed when the new one is ready.
+    If a session is in use, it stays in use: the new one is opened beside it, says `ModelReady` or `ModelLost`, and
+    nothing else of it is told before a `SwitchModel` names it.
     """
 
     session: int
@@ -71,8 +72,15 @@ class OpenModel(Action, frozen=True, tag=True, gc=False):
     history: tuple[HistoryItem, ...] = ()
 
 
+class SwitchModel(Action, frozen=True, tag=True, gc=False):
+    """The session opened beside the one in use takes its place, after it was told what was said meanwhile."""
+
+    session: int
+    news: tuple[HistoryItem, ...] = ()
+
+
 class CloseModel(Action, frozen=True, tag=True, gc=False):
-    pass
+    """Close every session of the call: the one in use, and one being opened."""
 
 
 class SendCallerAudio(Action, frozen=True, tag=True, gc=False):
@@ -153,6 +161,7 @@ AnyAction = (
     | HangUp
     | Transfer
     | OpenModel
+    | SwitchModel
     | CloseModel
     | SendCallerAudio
     | SendSilence

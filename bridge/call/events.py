@@ -162,6 +162,10 @@ class CallerSpeechStopped(Event, frozen=True, tag=True, gc=False):
     at_ms: float = 0.0
 
 
+class CallerQuiet(Event, frozen=True, tag=True, gc=False):
+    """Our own detector has heard no voice on the caller's leg for long, whatever the service's thinks it hears."""
+
+
 class CallerTurnEnded(Event, frozen=True, tag=True, gc=False):
     """The caller's audio became an item of the conversation (committed)."""
 
@@ -253,6 +257,7 @@ AnyEvent = (
     | ResponseEnded
     | CallerSpeechStarted
     | CallerSpeechStopped
+    | CallerQuiet
     | CallerTurnEnded
     | CallerTranscribed
     | ToolRequested

@@ -1,32 +1,28 @@
 """The heard-audio ledger: what the model said, what was sent, what the caller has heard.
 
 Audio of items waits here and is released in slices, each followed by a mark, while less than the lead lies ahead of
-the caller's ear. Positions are milliseconds of audio sent since the last clear (an *epoch*).
+the caller's ear; where that is, `reckoning` says. What was sent and not yet surely heard is kept, so that another
+stream can take over where the caller stopped hearing.
 
-The reckoning. A slice that begins at position p and is sent at t cannot play before t; while the carrier's buffer
-does not run dry the ear is at `now - offset`, with `offset = max(t - p)`. "The ear" always means the ear *at the
-moment a clear sent now would take effect*: the way out is the same for slices and for the clear, so it cancels. A
-returned mark of position p says the same from the other side: `offset = returned_at - round_trip - p`, where the
-round trip is measured by marks placed into an empty buffer, which the carrier returns at once (Twilio, WebSocket
-messages: "mark"). A mark that is still out caps the ear: had it been reached a round trip ago, it would be back. So a
-carrier that falls behind is believed, and one that falls silent freezes the ear at its last word.
-
-Laws: 0 <= heard <= sent <= received, per item. Nothing of an older epoch changes anything.
+Laws: 0 <= heard <= sent <= received, per item. Nothing of an older epoch changes anything. What a model can make us
+keep is bounded: audio waiting, audio of one response, items.
 """
 
 from __future__ import annotations
-
-from statistics import median
 
 import msgspec
 
 from bridge.call.actions import Action, PlaceMark, PlayAudio
 from bridge.call.plan import CarrierCapabilities
+from bridge.call.reckoning import Reckoning
 
-_SAMPLES = 7  # how many round trips and offsets are remembered
 _CERTAIN_MS = 1.0  # closer than this is the same
-_SLACK_MS = 20.0  # a frame's length: what the network may do to a returning mark without being called late
-_PROBE_EVERY_MS = 1000.0
+_FIRST_SLICE_MS = 20.0  # into an empty buffer: their marks tell soon with what lag the carrier begins
+_FIRST_SLICES_MS = 60.0
+_POLL_MS = 20.0  # the least time between two looks at a carrier that stands still
+_LONGEST_RESPONSE_MS = 120_000.0
+_MOST_WAITING_MS = 180_000.0
+_MOST_ITEMS = 64
 
 
 class Item(msgspec.Struct):
@@ -37,8 +33,7 @@ class Item(msgspec.Struct):
     content_index: int
     received_ms: float = 0.0
     sent_ms: float = 0.0
-    heard_before_ms: float = 0.0  # on a stream that was replaced
-    lost_ms: float = 0.0  # sent to a stream that was replaced before it was heard
+    heard_ms: float = 0.0  # surely: acknowledged, or long ago
     closed: bool = False  # all of its audio has been received
     foreign: bool = False
 
@@ -51,19 +46,13 @@ class _Piece(msgspec.Struct):
     taken: int = 0  # bytes already sent
 
 
-class _Span(msgspec.Struct):
-    """A stretch of the sent audio: positions in this epoch."""
+class _Slice(msgspec.Struct):
+    """Audio sent and not yet surely heard: its place in this epoch."""
 
     item_id: str
+    audio: bytes
     begin_ms: float
     end_ms: float
-
-
-class _Mark(msgspec.Struct):
-    name: str
-    position_ms: float
-    sent_at: float
-    probe: bool  # placed into an empty buffer: measures the round trip
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -74,7 +63,7 @@ class Heard(msgspec.Struct, frozen=True):
 
     @property
     def whole(self) -> bool:
-        return self.item.closed and self.heard_ms + self.item.lost_ms >= self.item.received_ms - _CERTAIN_MS
+        return self.item.closed and self.heard_ms >= self.item.received_ms - _CERTAIN_MS
 
 
 class Playout(msgspec.Struct):
@@ -82,41 +71,54 @@ class Playout(msgspec.Struct):
 
     lead_ms: float
     slice_ms: float
-    epoch: int = 0
-    marks_placed: int = 0
+    bytes_per_ms: float = 8.0
+    sample_bytes: int = 1
+    can_clear: bool = True
+    reckoning: Reckoning = msgspec.field(default_factory=Reckoning)
     open: bool = False  # a stream is there to play to
     items: dict[str, Item] = {}  # insertion order is playing order
     queue: list[_Piece] = []
     queued_ms: float = 0.0
-    spans: list[_Span] = []
-    sent_ms: float = 0.0
-    marks: list[_Mark] = []
-    acknowledged_ms: float = 0.0
-    offset_sent: float | None = None
-    offsets: list[float] = []  # as marks told them, since the buffer last ran dry
-    lag_ms: float = 0.0  # how much later than sent the carrier begins to play, as marks told it
-    round_trips: list[float] = []
-    probed_at: float = -1e12
-    bytes_per_ms: float = 8.0
-    has_marks: bool = True
+    slices: list[_Slice] = []
+    response_id: str = ""  # the response heard from last, and how much it has said
+    response_ms: float = 0.0
+
+    @property
+    def epoch(self) -> int:
+        return self.reckoning.epoch
 
     # ------------------------------------------------------------ what comes in
 
-    def receive(self, item_id: str, response_id: str, content_index: int, audio: bytes, ms: float) -> None:
-        """Audio of an item arrives from the model."""
+    def receive(self, item_id: str, response_id: str, content_index: int, audio: bytes) -> bool:
+        """Audio of an item arrives from the model. False: there is more of it than a call can use; it is dropped."""
+        if response_id != self.response_id:
+            self.response_id, self.response_ms = response_id, 0.0
+        ms = len(audio) / self.bytes_per_ms
+        self.response_ms += ms
+        if self.response_ms > _LONGEST_RESPONSE_MS or self.queued_ms > _MOST_WAITING_MS:
+            return False
         item = self.items.get(item_id)
         if item is None:
+            if len(self.items) >= _MOST_ITEMS:
+                return False
             item = self.items[item_id] = Item(item_id, response_id, content_index)
         item.received_ms += ms
-        self._enqueue(item_id, audio, ms)
+        self._enqueue(item_id, audio)
+        return True
 
     def receive_clip(self, audio: bytes) -> None:
         """A clip of ours takes its place in the queue; it belongs to no item."""
-        self._enqueue("", audio, len(audio) / self.bytes_per_ms)
+        self._enqueue("", audio)
 
-    def _enqueue(self, item_id: str, audio: bytes, ms: float) -> None:
-        self.queue.append(_Piece(item_id, audio))
-        self.queued_ms += ms
+    def _enqueue(self, item_id: str, audio: bytes) -> None:
+        if not audio:
+            return
+        self.queued_ms += len(audio) / self.bytes_per_ms
+        last = self.queue[-1] if self.queue else None
+        if last is not None and last.item_id == item_id and len(last.audio) < self.slice_ms * self.bytes_per_ms:
+            last.audio += audio
+        else:
+            self.queue.append(_Piece(item_id, audio))
 
     def close_item(self, item_id: str) -> None:
         item = self.items.get(item_id)
@@ -137,40 +139,65 @@ class Playout(msgspec.Struct):
 
     def release(self, now: float, out: list[Action]) -> None:
         """Send slices while less than the lead lies ahead of the ear."""
+        reckoning = self.reckoning
         if not self.open:
             return
+        if reckoning.marks:
+            reckoning.doubt(now)
+        elif reckoning.probing and not self.queue:
+            self._probe(now, out)
         while self.queue:
-            ahead = self.sent_ms - self.ear(now)
+            ahead = reckoning.sent_ms - reckoning.ear(now)
             if ahead >= self.lead_ms - _CERTAIN_MS:
                 return
-            piece = self.queue[0]
-            waiting = self._waiting_bytes(piece.item_id)
-            want = int(self.slice_ms * self.bytes_per_ms)
-            if waiting < want and ahead > self.lead_ms / 2 and not self._closed(piece.item_id):
+            item_id = self.queue[0].item_id
+            fresh = reckoning.fresh_ms(now)
+            want = self._bytes(_FIRST_SLICE_MS if fresh < _FIRST_SLICES_MS else self.slice_ms)
+            if ahead > self.lead_ms / 2 and not self._closed(item_id) and self._waiting_bytes(item_id, want) < want:
                 return  # more of this item will come in time; do not send crumbs
-            self._send(piece.item_id, self._take(piece.item_id, want), now, out)
+            if not fresh:
+                self._probe(now, out)
+            self._send(item_id, self._take(item_id, want), now, out)
 
     def next_release(self, now: float) -> float | None:
         """When release() is due even if no mark returns before: the lead has shrunk by more than marks explain."""
-        if not self.open or not self.queue:
+        if not self.open:
             return None
-        ahead = self.sent_ms - self.ear(now)
-        floor = (
-            max(self.lead_ms - 1.5 * self.slice_ms, self.lead_ms / 2)
-            if self.has_marks
-            else self.lead_ms - self.slice_ms / 2
-        )
-        if self._waiting_bytes(self.queue[0].item_id) < int(self.slice_ms * self.bytes_per_ms):
-            floor = min(floor, self.lead_ms / 2)
-        return now + max(ahead - floor, _CERTAIN_MS)
+        if not self.queue:
+            return self._next_probe(now)
+        reckoning = self.reckoning
+        ahead = reckoning.sent_ms - reckoning.ear(now)
+        item_id = self.queue[0].item_id
+        want = self._bytes(self.slice_ms)
+        if not self._closed(item_id) and self._waiting_bytes(item_id, want) < want:
+            floor = self.lead_ms / 2
+        elif reckoning.has_marks and reckoning.trusted:
+            floor = max(self.lead_ms - 1.5 * self.slice_ms, self.lead_ms / 2)
+        else:
+            floor = self.lead_ms - self.slice_ms / 2
+        return now + max(ahead - floor, _POLL_MS)
+
+    def _next_probe(self, now: float) -> float | None:
+        reckoning = self.reckoning
+        due = reckoning.probe_due() if reckoning.probing else None
+        return None if due is None else max(due, reckoning.dry_at(), now + _POLL_MS)
+
+    def _probe(self, now: float, out: list[Action]) -> None:
+        """A mark into the empty buffer: it comes back after one round trip."""
+        due = self.reckoning.probe_due()
+        if due is not None and due <= now and self.reckoning.dry_at() <= now:
+            out.append(PlaceMark(self.reckoning.place(now, probe=True)))
+
+    def _bytes(self, ms: float) -> int:
+        size = int(ms * self.bytes_per_ms)
+        return size - size % self.sample_bytes
 
     def _closed(self, item_id: str) -> bool:
         item = self.items.get(item_id)
         return item is None or item.closed
 
-    def _waiting_bytes(self, item_id: str) -> int:
-        """Bytes at the head of the queue that belong to the same item, up to one slice."""
-        want = int(self.slice_ms * self.bytes_per_ms)
+    def _waiting_bytes(self, item_id: str, want: int) -> int:
+        """Bytes at the head of the queue that belong to the same item; it stops counting at `want`."""
         total = 0
         for piece in self.queue:
             if piece.item_id != item_id or total >= want:
@@ -187,89 +214,32 @@ class Playout(msgspec.Struct):
             want -= len(part)
             parts.append(part)
             if piece.taken >= len(piece.audio):
-                self.queue.pop(0)
+                del self.queue[0]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _send(self, item_id: str, audio: bytes, now: float, out: list[Action]) -> None:
+        reckoning = self.reckoning
         ms = len(audio) / self.bytes_per_ms
-        offset = now - self.sent_ms
-        dry = self.offset_sent is None or offset > self._offset() + _CERTAIN_MS
-        if dry:
-            if self.has_marks and not self.marks and now - self.probed_at >= _PROBE_EVERY_MS:
-                self.probe(now, out)
-            self.offset_sent = offset
-            self.offsets.clear()
-        begin = self.sent_ms
-        self.sent_ms += ms
+        begin = reckoning.sent_ms
+        reckoning.sent(ms, now)
+        self.slices.append(_Slice(item_id, audio, begin, reckoning.sent_ms))
         self.queued_ms = max(0.0, self.queued_ms - ms)
         item = self.items.get(item_id)
         if item is not None:
             item.sent_ms += ms
-        last = self.spans[-1] if self.spans else None
-        if last is not None and last.item_id == item_id and last.end_ms == begin:
-            last.end_ms = self.sent_ms
-        else:
-            self.spans.append(_Span(item_id, begin, self.sent_ms))
         out.append(PlayAudio(audio, ms))
-        if self.has_marks:
-            self._place(self.sent_ms, now, out, probe=False)
-
-    def probe(self, now: float, out: list[Action]) -> None:
-        """A mark into the empty buffer: it comes back after one round trip."""
-        self.probed_at = now
-        self._place(self.sent_ms, now, out, probe=True)
-
-    def _place(self, position_ms: float, now: float, out: list[Action], *, probe: bool) -> None:
-        self.marks_placed += 1
-        name = f"{self.epoch}.{self.marks_placed}"
-        self.marks.append(_Mark(name, position_ms, now, probe))
-        out.append(PlaceMark(name))
-
-    # ------------------------------------------------------------ what the carrier tells
+        if reckoning.has_marks:
+            out.append(PlaceMark(reckoning.place(now)))
 
     def mark_returned(self, name: str, now: float) -> bool:
         """A mark came back. False: not one of this epoch, or a repeat; it says nothing."""
-        index = next((i for i, mark in enumerate(self.marks) if mark.name == name), None)
-        if index is None:
-            return False
-        mark = self.marks[index]
-        del self.marks[: index + 1]  # marks return in order; an older one that was lost will not come any more
-        if mark.probe:
-            _remember(self.round_trips, now - mark.sent_at)
-            return True
-        self.acknowledged_ms = max(self.acknowledged_ms, mark.position_ms)
-        if self.round_trips:
-            _remember(self.offsets, now - self.round_trip_ms - mark.position_ms)
-            if self.offset_sent is not None and len(self.offsets) >= 3:
-                self.lag_ms += (max(0.0, median(self.offsets) - self.offset_sent) - self.lag_ms) / 4
-        return True
+        return self.reckoning.returned(name, now)
 
-    @property
-    def round_trip_ms(self) -> float:
-        return median(self.round_trips) if self.round_trips else 0.0
-
-    # ------------------------------------------------------------ where the ear is
-
-    def _offset(self) -> float:
-        assert self.offset_sent is not None, "the ear has an offset only once something was sent"
-        if len(self.offsets) >= 2:
-            return median(self.offsets)
-        return self.offset_sent + self.lag_ms
-
-    def ear(self, now: float) -> float:
-        """Position the caller will have heard when a clear sent now takes effect."""
-        if self.offset_sent is None:
-            return 0.0
-        ear = now - self._offset()
-        late = next((mark for mark in self.marks if not mark.probe), None)
-        if late is not None and self.round_trips:
-            spread = max(self.round_trips) - min(self.round_trips)
-            ear = min(ear, late.position_ms + self.round_trip_ms + max(spread, _SLACK_MS))
-        return min(max(ear, self.acknowledged_ms, 0.0), self.sent_ms)
+    # ------------------------------------------------------------ what was heard
 
     def playing(self, now: float) -> bool:
         """Something sent has, as far as we can know, not been heard yet."""
-        return self.ear(now) < self.sent_ms - _CERTAIN_MS
+        return self.reckoning.ear(now) < self.reckoning.sent_ms - _CERTAIN_MS
 
     def busy(self, now: float) -> bool:
         """Something is waiting to be sent or heard."""
@@ -277,72 +247,85 @@ class Playout(msgspec.Struct):
 
     def confirmed(self) -> bool:
         """Everything sent has been acknowledged, or could not be because the carrier has no marks."""
-        return not self.queue and (not self.has_marks or not any(not mark.probe for mark in self.marks))
+        return not self.queue and self.reckoning.confirmed
 
     def silent_at(self, now: float) -> float:
-        """When the caller will have heard all that is waiting, if nothing is added."""
-        return now + (self.sent_ms - self.ear(now)) + self.queued_ms
-
-    def heard_of(self, item_id: str, now: float) -> float:
-        """Milliseconds of one item the caller has heard. Clips of ours have the empty id."""
-        ear = self.ear(now)
-        heard = sum(max(0.0, min(span.end_ms, ear) - span.begin_ms) for span in self.spans if span.item_id == item_id)
-        item = self.items.get(item_id)
-        return heard if item is None else min(item.heard_before_ms + heard, item.sent_ms)
+        """When the caller has heard all that is waiting, if nothing is added; in the past if that is so already."""
+        if self.queue:
+            return now + self.reckoning.sent_ms - self.reckoning.ear(now) + self.queued_ms
+        if self.playing(now):
+            return now + self.reckoning.sent_ms - self.reckoning.ear(now)
+        return min(now, self.reckoning.dry_at())
 
     def heard(self, now: float) -> list[Heard]:
-        """Every item that is not settled yet, in playing order, with what the caller heard of it."""
-        return [Heard(item, self.heard_of(item_id, now)) for item_id, item in self.items.items()]
+        """Every item that is not settled yet, in playing order, with what the caller heard of it.
+
+        Where the carrier cannot clear, all that was sent will be heard.
+        """
+        ear = self.reckoning.ear(now) if self.can_clear else self.reckoning.sent_ms
+        unsure = dict.fromkeys(self.items, 0.0)
+        for one in self.slices:
+            if one.begin_ms < ear and one.item_id in unsure:
+                unsure[one.item_id] += min(one.end_ms, ear) - one.begin_ms
+        return [Heard(item, min(item.heard_ms + unsure[item_id], item.sent_ms)) for item_id, item in self.items.items()]
+
+    def settle(self, now: float) -> list[Heard]:
+        """Forget what was surely heard; return the items heard to their end."""
+        reckoning, slices = self.reckoning, self.slices
+        if slices:
+            sure = reckoning.acknowledged_ms if reckoning.has_marks and reckoning.trusted else reckoning.ear(now)
+            count = 0
+            for one in slices:
+                if one.end_ms > sure + _CERTAIN_MS:
+                    break
+                count += 1
+                item = self.items.get(one.item_id)
+                if item is not None:
+                    item.heard_ms += one.end_ms - one.begin_ms
+            if count:
+                del slices[:count]
+        done: list[Heard] = []
+        for item in self.items.values():
+            if not item.closed or item.heard_ms < item.received_ms - _CERTAIN_MS:
+                break
+            done.append(Heard(item, item.heard_ms))
+        for one_done in done:
+            del self.items[one_done.item.item_id]
+        return done
 
     # ------------------------------------------------------------ ends
 
-    def settle(self, now: float) -> list[Heard]:
-        """Forget items heard to their end; return them."""
-        if not self.items:
-            return []
-        done = [heard for heard in self.heard(now) if heard.whole]
-        for heard in done:
-            del self.items[heard.item.item_id]
-        if done:
-            ear = self.ear(now)
-            self.spans = [span for span in self.spans if span.item_id in self.items or span.end_ms > ear]
-        return done
-
     def clear(self) -> None:
         """The carrier's buffer is emptied: a new epoch begins, nothing sent before counts any more."""
-        self._restart()
+        self.reckoning.restart()
+        self.slices.clear()
         self.drop()
 
     def drop(self) -> None:
-        """Nothing is playing; forget what waits, and the items. What was sent stays sent."""
+        """Nothing more of what waits is to be sent; what was sent plays out, if there is any."""
         self.items.clear()
         self.queue.clear()
         self.queued_ms = 0.0
 
     def new_stream(self, now: float) -> None:
-        """Another media stream took over: what the old one had buffered is lost, what waits here is not."""
-        for heard in self.heard(now):
-            heard.item.heard_before_ms = heard.heard_ms
-            heard.item.lost_ms = heard.item.sent_ms - heard.heard_ms
-        self._restart()
-        self.round_trips.clear()
-        self.lag_ms = 0.0
-        self.probed_at = -1e12
+        """Another media stream took over: what the old one had buffered and the caller did not hear is sent again."""
+        ear = self.reckoning.ear(now)
+        again: list[_Piece] = []
+        for one in self.slices:
+            item = self.items.get(one.item_id)
+            heard = min(max(self._bytes(ear - one.begin_ms), 0), len(one.audio))
+            rest = one.audio[heard:]
+            rest_ms = len(rest) / self.bytes_per_ms
+            if item is not None:
+                item.heard_ms += heard / self.bytes_per_ms
+                item.sent_ms -= rest_ms
+            if rest and (item is not None or not one.item_id):
+                again.append(_Piece(one.item_id, rest))
+                self.queued_ms += rest_ms
+        self.queue[:0] = again
+        self.slices.clear()
+        self.reckoning.new_stream()
         self.open = True
-
-    def _restart(self) -> None:
-        self.epoch += 1
-        self.spans.clear()
-        self.marks.clear()
-        self.sent_ms = self.acknowledged_ms = 0.0
-        self.offset_sent = None
-        self.offsets.clear()
-
-
-def _remember(samples: list[float], value: float) -> None:
-    samples.append(value)
-    if len(samples) > _SAMPLES:
-        del samples[0]
 
 
 def open_ledger(*, lead_ms: float, slice_ms: float, carrier: CarrierCapabilities) -> Playout:
@@ -350,5 +333,7 @@ def open_ledger(*, lead_ms: float, slice_ms: float, carrier: CarrierCapabilities
         lead_ms=min(lead_ms, carrier.max_lead_ms),
         slice_ms=slice_ms,
         bytes_per_ms=carrier.bytes_per_ms,
-        has_marks=carrier.marks,
+        sample_bytes=2 if carrier.encoding == "pcm16" else 1,
+        can_clear=carrier.can_clear,
+        reckoning=Reckoning(has_marks=carrier.marks),
     )

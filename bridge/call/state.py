@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from bridge.call.actions import HistoryItem
 from bridge.call.playout import Playout
 from bridge.call.timers import Timers
 from bridge.call.toolcalls import ToolCalls
@@ -20,6 +21,7 @@ class Ending(msgspec.Struct):
     what: Literal["hang_up", "transfer"]
     reason: EndReason
     target: str = ""
+    latest_at: float = 0.0  # it is not waited for the goodbye longer than this, however much is still said
     leaving: bool = False  # the carrier has been asked
 
 
@@ -35,25 +37,34 @@ class State(msgspec.Struct):
     over: bool = False
     reason: EndReason | None = None
     ending: Ending | None = None
-    limit_warned: bool = False
 
     stream_id: str = ""
-    last_frame_at: float = 0.0
-    caller_quiet_filled: bool = False  # silence was sent for the present pause of the caller's leg
+    last_frame_at: float | None = None
+    pause_filled: bool = False  # silence was sent for the present pause of the caller's leg
+    recent: bytearray = msgspec.field(default_factory=bytearray)  # the caller's last seconds, for a session to come
+    unsent_bytes: int = 0  # at the end of `recent`: not yet given to the model
+    turn_bytes: int = 0  # at the end of `recent`: since the caller began to say what was not answered yet
+    overheard: bool = False  # the caller's present speech began while the agent could not be interrupted
+    digits: str = ""
 
     model: Literal["closed", "opening", "ready", "lost"] = "closed"
-    session: int = 0
+    session: int = 0  # of the session in use, or being opened
+    opened: int = 0  # sessions ever asked for
     service: int = 0
     attempts: int = 0  # in a row that brought nothing
+    missing_since: float = 0.0  # when the first of them began
     failures: int = 0  # responses in a row that failed
     greeted: bool = False
     owes_answer: bool = False  # the session was lost while somebody waited to hear something
-
-    recent: bytearray = msgspec.field(default_factory=bytearray)  # the caller's last seconds, for a session to come
-    unsent_ms: float = 0.0  # at the end of `recent`: not yet given to the model
-    speech_ms: float = 0.0  # at the end of `recent`: since the caller began to speak
-    overheard: bool = False  # the caller's present speech began while the agent could not be interrupted
+    untold: list[HistoryItem] = []  # happened since the session being opened was given its history
+    next_session: int = 0  # being opened to take over from the present one; 0: none
+    next_ready: bool = False
+    next_limit_at: float = 0.0  # when its own time will be nearly up; 0: not known
+    next_knows: int = 0  # how much of the transcript it was given
 
     active_at: float = 0.0  # when somebody last did something
     idle_prompted: bool = False
-    digits: str = ""
+    owed_since: float | None = None  # the caller waits to hear something
+    progress_at: float = 0.0  # when the model last did something about it
+    asked_twice: bool = False
+    fillers: int = 0  # clips played into the present wait

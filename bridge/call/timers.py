@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 
 class Timers(msgspec.Struct):
-    """Times are the call's own milliseconds. A timer set again moves; one that is due is taken by `expired`."""
+    """Times are the call's own milliseconds. A timer set again moves; one that is due is taken by `take_due`."""
 
     at: dict[str, float] = {}
 
@@ -17,8 +19,9 @@ class Timers(msgspec.Struct):
         """Set it unless it already runs."""
         self.at.setdefault(name, at)
 
-    def stop(self, name: str) -> None:
-        self.at.pop(name, None)
+    def stop(self, *names: str) -> None:
+        for name in names:
+            self.at.pop(name, None)
 
     def running(self, name: str) -> bool:
         return name in self.at
@@ -26,9 +29,14 @@ class Timers(msgspec.Struct):
     def due(self) -> float | None:
         return min(self.at.values(), default=None)
 
-    def expired(self, now: float) -> list[str]:
-        """Take the timers whose time has come, the earliest first."""
+    def take_due(self, now: float) -> Iterator[str]:
+        """The timers whose time has come, the earliest first, each as it is reached.
+
+        What one of them stops or moves on, the later ones of the same moment find stopped or moved; what it sets anew
+        waits for the next deadline.
+        """
         names = sorted((name for name, at in self.at.items() if at <= now), key=self.at.__getitem__)
         for name in names:
-            del self.at[name]
-        return names
+            if self.at.get(name, now + 1) <= now:
+                del self.at[name]
+                yield name

@@ -7,13 +7,19 @@ own time where the service tells it, else in proportion to the audio.
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import msgspec
 
 from bridge.call.actions import HistoryItem
+from bridge.call.playout import Item
 
 _KEPT = 400  # entries of one call that are kept; a longer call loses its oldest
+_LONGEST_TEXT = 20_000  # characters of one entry
+_MOST_WORDS = 4000
+_MS_PER_CHARACTER = 65.0  # of English speech: fifteen characters a second
+_SEED_CHARS = 32_000  # of history given to a new session: about 8,000 tokens
 
 
 class Entry(msgspec.Struct):
@@ -24,6 +30,7 @@ class Entry(msgspec.Struct):
     settled: bool = False  # nothing more will be heard of it
     received_ms: float = 0.0
     heard_ms: float = 0.0
+    spoken_ms: float = 0.0  # cut before all of its audio came: how long its text, which runs ahead, may have been
     cut: bool = False  # the caller interrupted it
     words: list[tuple[float, str]] = []  # (audio ms at which it begins, word), where the service tells
     tool_name: str = ""
@@ -37,9 +44,10 @@ class Entry(msgspec.Struct):
             return self.text
         if self.words:
             return " ".join(word for at_ms, word in self.words if at_ms < self.heard_ms)
-        if self.received_ms <= 0 or self.heard_ms <= 0:
+        whole_ms = max(self.received_ms, self.spoken_ms)
+        if whole_ms <= 0 or self.heard_ms <= 0:
             return ""
-        return whole_words(self.text, int(len(self.text) * self.heard_ms / self.received_ms))
+        return whole_words(self.text, int(len(self.text) * self.heard_ms / whole_ms))
 
 
 def whole_words(text: str, length: int) -> str:
@@ -54,9 +62,25 @@ def whole_words(text: str, length: int) -> str:
 
 class Transcript(msgspec.Struct):
     entries: list[Entry] = []
+    lost: int = 0  # entries a long call has lost
 
     def find(self, item_id: str) -> Entry | None:
-        return next((entry for entry in reversed(self.entries) if entry.item_id == item_id), None) if item_id else None
+        if item_id:
+            for entry in reversed(self.entries):
+                if entry.item_id == item_id:
+                    return entry
+        return None
+
+    def _agents(self, item_id: str, now: float) -> Entry:
+        """The agent's entry of this item."""
+        entry = self.find(item_id)
+        return entry if entry is not None and entry.role == "agent" else self._add(Entry("agent", item_id, now))
+
+    def _callers(self, item_id: str, now: float, after: str = "") -> Entry:
+        entry = self.find(item_id)
+        return (
+            entry if entry is not None and entry.role == "caller" else self._add(Entry("caller", item_id, now), after)
+        )
 
     def _add(self, entry: Entry, after: str = "") -> Entry:
         place = next(
@@ -65,20 +89,20 @@ class Transcript(msgspec.Struct):
         self.entries.insert(place, entry)
         if len(self.entries) > _KEPT:
             del self.entries[0]
+            self.lost += 1
         return entry
 
     def caller_began(self, item_id: str, now: float) -> None:
-        if item_id and self.find(item_id) is None:
-            self._add(Entry("caller", item_id, now))
+        if item_id:
+            self._callers(item_id, now)
 
     def caller_ended(self, item_id: str, previous: str, now: float) -> None:
         """The caller's audio became an item; `previous` is the item it follows, where the service says so."""
-        if self.find(item_id) is None:
-            self._add(Entry("caller", item_id, now), previous)
+        self._callers(item_id, now, previous)
 
     def caller_said(self, item_id: str, text: str, now: float) -> None:
-        entry = self.find(item_id) or self._add(Entry("caller", item_id, now))
-        entry.text, entry.settled = text, True
+        entry = self._callers(item_id, now)
+        entry.text, entry.settled = text[:_LONGEST_TEXT], True
 
     def caller_typed(self, text: str, now: float) -> None:
         self._add(Entry("caller", "", now, text, settled=True))
@@ -87,43 +111,67 @@ class Transcript(msgspec.Struct):
         self._add(Entry("note", "", now, text, settled=True))
 
     def agent_spoke(self, item_id: str, ms: float, now: float) -> None:
-        entry = self.find(item_id) or self._add(Entry("agent", item_id, now))
-        entry.received_ms += ms
+        self._agents(item_id, now).received_ms += ms
 
     def agent_said(self, item_id: str, text: str, now: float) -> None:
-        entry = self.find(item_id) or self._add(Entry("agent", item_id, now))
-        entry.text += text
+        entry = self._agents(item_id, now)
+        if len(entry.text) < _LONGEST_TEXT:
+            entry.text += text[: _LONGEST_TEXT - len(entry.text)]
 
-    def agent_said_all(self, item_id: str, text: str, now: float) -> None:
-        entry = self.find(item_id) or self._add(Entry("agent", item_id, now))
-        entry.text = text
+    def agent_said_all(self, item_id: str, text: str) -> None:
+        entry = self.find(item_id)
+        if entry is not None and entry.role == "agent":
+            entry.text = text[:_LONGEST_TEXT]
 
     def word_timed(self, item_id: str, text: str, at_ms: float) -> None:
         entry = self.find(item_id)
-        if entry is not None:
-            entry.words.append((at_ms, text))
+        if entry is not None and len(entry.words) < _MOST_WORDS:
+            entry.words.append((at_ms, text[:_LONGEST_TEXT]))
 
-    def agent_heard(self, item_id: str, heard_ms: float, *, cut: bool) -> None:
-        entry = self.find(item_id)
-        if entry is not None:
-            entry.heard_ms, entry.cut, entry.settled = heard_ms, cut, True
+    def agent_heard(self, item: Item, heard_ms: float, *, cut: bool) -> None:
+        entry = self.find(item.item_id)
+        if entry is None or entry.role != "agent":
+            return
+        entry.heard_ms, entry.cut, entry.settled = heard_ms, cut, True
+        if not item.closed:
+            entry.spoken_ms = max(item.received_ms, len(entry.text) * _MS_PER_CHARACTER)
 
     def tool_asked(self, item_id: str, tool_call_id: str, name: str, arguments: str, now: float) -> None:
-        self._add(Entry("tool", item_id, now, tool_call_id=tool_call_id, tool_name=name, tool_arguments=arguments))
+        entry = Entry("tool", item_id, now, tool_call_id=tool_call_id, tool_name=name[:_LONGEST_TEXT])
+        entry.tool_arguments = arguments[:_LONGEST_TEXT]
+        self._add(entry)
 
     def tool_answered(self, tool_call_id: str, output: str) -> None:
         for entry in reversed(self.entries):
-            if entry.tool_call_id == tool_call_id:
-                entry.text, entry.settled = output, True
+            if entry.role == "tool" and entry.tool_call_id == tool_call_id and not entry.settled:
+                entry.text, entry.settled = output[:_LONGEST_TEXT], True
                 return
 
     def history(self, unanswered_tool: str) -> tuple[HistoryItem, ...]:
         """The conversation as heard, to seed a new session with. Open tool calls get `unanswered_tool` as output."""
-        items: list[HistoryItem] = []
-        for entry in self.entries:
-            if entry.role == "tool":
-                output = entry.text if entry.settled else unanswered_tool
-                items.append(HistoryItem("tool", output, entry.tool_call_id, entry.tool_name, entry.tool_arguments))
-            elif text := entry.heard_text:
-                items.append(HistoryItem(entry.role, text))
-        return tuple(items)
+        return _seed(self.entries, unanswered_tool)
+
+    def settled_history(self, unanswered_tool: str) -> tuple[tuple[HistoryItem, ...], int]:
+        """The same up to the first entry that may still change, and where `history_since` goes on from there."""
+        settled = list(itertools.takewhile(lambda entry: entry.settled, self.entries))
+        return _seed(settled, unanswered_tool), self.lost + len(settled)
+
+    def history_since(self, place: int, unanswered_tool: str) -> tuple[HistoryItem, ...]:
+        return _seed(self.entries[max(0, place - self.lost) :], unanswered_tool)
+
+
+def _seed(entries: list[Entry], unanswered_tool: str) -> tuple[HistoryItem, ...]:
+    """As much of the end of these entries as a new session should be told."""
+    items: list[HistoryItem] = []
+    left = _SEED_CHARS
+    for entry in reversed(entries):
+        if entry.role == "tool":
+            output = entry.text if entry.settled else unanswered_tool
+            items.append(HistoryItem("tool", output, entry.tool_call_id, entry.tool_name, entry.tool_arguments))
+            left -= len(output) + len(entry.tool_arguments)
+        elif text := entry.heard_text:
+            items.append(HistoryItem(entry.role, text))
+            left -= len(text)
+        if left <= 0:
+            break
+    return tuple(reversed(items))

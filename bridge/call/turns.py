@@ -9,32 +9,39 @@ from __future__ import annotations
 
 import msgspec
 
+_REMEMBERED = 32  # ids of responses kept per list; a service has two or three on its mind
+
 
 class Wish(msgspec.Struct, frozen=True):
     """A response we want. `why` is for the record; `instructions` apply to this response only."""
 
     why: str
     instructions: str = ""
+    protected: bool = False  # the caller may not interrupt it
+    must: bool = True  # another response does not do instead
 
 
 class Turns(msgspec.Struct):
     response_id: str = ""  # the response being made; empty: none
+    spoke: bool = False  # it has brought audio
+    worded: bool = False  # it has brought words
+    named: Wish | None = None  # what it is thought to be the answer to; None: the service began it by itself
     asked: Wish | None = None  # requested from the service, which has not named it yet
-    named: Wish | None = None  # what the present response is thought to be the answer to
     doomed: bool = False  # what was asked for is cancelled as soon as it is named
     wish: Wish | None = None
     unwelcome: list[str] = []  # the last responses that were cut: nothing of theirs plays, even after their end
     out_of_band: list[str] = []
+    finished: list[str] = []
     caller_speaking: bool = False
     expecting: bool = False  # the caller's turn ended and the service will begin an answer by itself
-    protected: str = ""  # the response the caller may not interrupt (a protected greeting, a goodbye)
-    protect_next: bool = False
-    spoke: bool = False  # the response being made has brought audio
-    last_ended: str = ""
+    refused_once: bool = False  # a response is active that we do not know of: asking waits a moment
+    protected: str = ""  # the response the caller may not interrupt
 
     @property
     def floor_is_free(self) -> bool:
-        return not self.responding and not self.caller_speaking and not self.expecting
+        return not (
+            self.response_id or self.asked is not None or self.caller_speaking or self.expecting or self.refused_once
+        )
 
     @property
     def responding(self) -> bool:
@@ -53,53 +60,93 @@ class Turns(msgspec.Struct):
         return self.asked
 
     def refused(self) -> None:
-        """The service would not begin what we asked for: it goes back to being a wish."""
-        refused = self.asked or self.named  # a response the service began by itself may have taken our wish's place
-        if refused is not None and self.wish is None and not self.doomed:
+        """The service would not begin what we asked for: it goes back to being a wish.
+
+        If a response was named since we asked, then it was not ours: the service had begun it by itself.
+        """
+        if self.asked is not None:
+            refused, self.asked = (None if self.doomed else self.asked), None
+            self.doomed = False
+        else:
+            refused, self.named = (self.named if self.named is not None and self.named.must else None), None
+        if refused is not None and self.wish is None:
             self.wish = refused
-        self.asked = self.named = None
-        self.doomed = False
 
     def started(self, response_id: str) -> bool:
         """The service named a response. True: it is doomed, cancel it."""
-        doomed = self.asked is not None and self.doomed
-        if self.response_id and self.response_id not in self.unwelcome:
-            self.unwelcome.append(self.response_id)  # two at once: the newer is the one the service talks about
-        self.response_id, self.spoke = response_id, False
-        self.protected = response_id if self.protect_next and not doomed else self.protected
-        self.protect_next = self.expecting = False
+        if response_id == self.response_id or response_id in self.finished or response_id in self.unwelcome:
+            return False
+        doomed = self.doomed
+        if self.response_id:
+            self.cut()  # two at once: the newer is the one the service talks about
         self.named, self.asked, self.doomed = self.asked, None, False
-        return doomed
+        self.response_id, self.spoke, self.worded = response_id, False, False
+        if doomed:
+            _remember(self.unwelcome, response_id)
+            return True
+        self.expecting = self.refused_once = False
+        if self.named is not None and self.named.protected:
+            self.protected = response_id
+        return False
 
     def welcome(self, response_id: str) -> bool:
         return response_id not in self.unwelcome and response_id not in self.out_of_band
 
+    @property
+    def being_made(self) -> bool:
+        """A response is being made that the caller is to hear."""
+        return bool(self.response_id) and self.response_id not in self.unwelcome
+
     def cut(self) -> str:
         """Nothing more of the present response may play. Returns its id, empty if there was none to cut."""
-        response_id = self.response_id
         if self.asked is not None:
             self.doomed = True
-        if response_id and response_id not in self.unwelcome:
-            self.unwelcome.append(response_id)
-            return response_id
-        return ""
+        if not self.being_made:
+            return ""
+        _remember(self.unwelcome, self.response_id)
+        return self.response_id
+
+    def give_up(self) -> str:
+        """What is asked for or being made will not come any more. Returns the id to cancel, if it is known."""
+        response_id = self.response_id
+        self.cut()
+        self.response_id = ""
+        self.asked, self.expecting, self.doomed = None, False, False
+        return response_id
 
     def ended(self, response_id: str) -> bool:
         """A response is over. True: it was the present one."""
-        if response_id in self.out_of_band:
+        if response_id in self.out_of_band or response_id in self.finished:
             return False
-        self.last_ended = response_id
-        if response_id == self.response_id:
-            self.response_id = ""
-            return True
-        return False
+        if self.asked is not None and not self.response_id and response_id not in self.unwelcome:
+            self.started(response_id)  # over before it was named: some failures are
+        _remember(self.finished, response_id)
+        if response_id != self.response_id:
+            return False
+        self.response_id = ""
+        return True
+
+    def aside(self, response_id: str) -> None:
+        """A response outside the conversation: it is nobody's turn and is never played."""
+        if response_id not in self.out_of_band:
+            _remember(self.out_of_band, response_id)
 
     def forget_session(self) -> None:
-        """The session is gone with all its responses; what we had asked of it is wished again."""
-        if self.asked is not None and self.wish is None and not self.doomed:
-            self.wish = self.asked
+        """The session is gone with all its responses; what we had asked of it and not heard is wished again."""
+        again = None if self.doomed else self.asked
+        if again is None and self.being_made and not self.spoke:
+            again = self.named
+        if self.wish is None:
+            self.wish = again
         self.response_id = self.protected = ""
-        self.asked, self.doomed = None, False
+        self.asked = self.named = None
+        self.doomed = self.caller_speaking = self.expecting = self.refused_once = False
         self.unwelcome.clear()
         self.out_of_band.clear()
-        self.caller_speaking = self.expecting = False
+        self.finished.clear()
+
+
+def _remember(ids: list[str], response_id: str) -> None:
+    ids.append(response_id)
+    if len(ids) > _REMEMBERED:
+        del ids[0]

@@ -21,7 +21,6 @@ from tests.call.playbook import (
     HANG_UP,
     INTERRUPTS,
     OBEYS,
-    ROUTED,
     Playbook,
     Story,
     ask,
@@ -29,7 +28,6 @@ from tests.call.playbook import (
     at,
     caller_audio,
     caller_leaves,
-    caller_said,
     caller_speaks,
     caller_stops,
     cancel,
@@ -43,7 +41,6 @@ from tests.call.playbook import (
     note,
     open_model,
     plan,
-    ready,
     response,
     run_tool,
     says,
@@ -478,12 +475,21 @@ def test_a_deadline_that_is_due_goes_before_the_callers_next_frame() -> None:
 
 
 def test_when_marks_stop_the_ear_stops_and_is_never_ahead_of_what_was_sent() -> None:
-    """Race 23: a carrier that is silent for long is not believed to have played on."""
+    """Race 23: a carrier that has fallen silent is not believed to have played on."""
     book = Playbook.connected(carrier=Carrier(marks_held=(1000.0, 1e9)))
     book.play(at(0, response("r1"), says("r1", "hello", 20_000)))
-    book.run_until(9000)
+    book.run_until(4000)
     done = book.give(caller_speaks())
     cut = next(one for one in done if isinstance(one, do.TruncateItem))
     sent = sum(one.ms for one in book.all(do.PlayAudio) if isinstance(one, do.PlayAudio))
     assert 1000 <= cut.audio_end_ms <= 1300
-    assert cut.audio_end_ms <= sent < 3000
+    assert cut.audio_end_ms <= sent < 2000
+
+
+def test_a_carrier_whose_marks_never_come_again_is_played_to_by_the_clock() -> None:
+    """Race 23: the caller must not be left in silence because marks are lost."""
+    book = Playbook.connected(carrier=Carrier(marks_held=(1000.0, 1e9)))
+    book.play(at(0, response("r1"), says("r1", "hello", 20_000), ends("r1")))
+    book.run_until(60_000)
+    assert book.heard_ms("hello") == 20_000
+    assert not book.call.state.ledger.busy(book.now)

@@ -1,0 +1,171 @@
+"""The caller speaks: may they interrupt, and what an interruption does.
+
+The order within one is the ear first (clear), then the response (cancel), then the memory (truncate, delete).
+"""
+
+from __future__ import annotations
+
+from bridge.call import actions as do
+from bridge.call import ending
+from bridge.call import events as ev
+from bridge.call.desk import Desk
+from bridge.call.playout import Heard
+from bridge.call.toolcalls import ask_about_tools
+from bridge.call.turns import Wish
+
+_PREFIX_MS = 500.0  # speech is reported this much after it began, at most
+_LONGEST_SPEECH_MS = 60_000.0  # a detector that hears nothing else for this long is stuck
+
+
+def speech_started(desk: Desk, event: ev.CallerSpeechStarted) -> None:
+    state, turns = desk.state, desk.turns
+    desk.active()
+    if not turns.caller_speaking:
+        keep = int(_PREFIX_MS * desk.plan.carrier.bytes_per_ms)
+        state.turn_bytes = max(state.turn_bytes, min(keep, len(state.recent)))
+        desk.after("caller_pause", desk.policies.caller_pause_ms)
+        desk.after("long_speech", _LONGEST_SPEECH_MS)
+    if state.idle_prompted:
+        state.idle_prompted = False
+        desk.after("idle", desk.policies.idle_prompt_after_s * 1000)
+    turns.caller_speaking, turns.expecting = True, False
+    desk.transcript.caller_began(event.item_id, desk.at)
+    agent_holds = turns.responding or desk.ledger.busy(desk.at)
+    mode = desk.policies.barge_in.mode
+    if agent_holds and (mode == "off" or protected(desk)):
+        state.overheard = True
+    elif agent_holds and mode == "after_ms":
+        state.overheard = True
+        desk.timers.start("barge_in", desk.at + desk.policies.barge_in.after_ms)
+    else:
+        _barge_in(desk)
+
+
+def on_barge_in(desk: Desk) -> None:
+    """The caller has spoken for long enough to mean it."""
+    if desk.turns.caller_speaking and not protected(desk):
+        _barge_in(desk)
+
+
+def _barge_in(desk: Desk) -> None:
+    desk.state.overheard = False
+    if ending.may_be_taken_back(desk):
+        ending.take_back(desk)
+    if not protected(desk):
+        interrupt(desk, cancels_itself=desk.model.model_interrupts)
+
+
+def protected(desk: Desk) -> bool:
+    """The caller may not interrupt what is being said now."""
+    turns = desk.turns
+    if desk.state.ending is not None:
+        return not ending.may_be_taken_back(desk)
+    if turns.asked is not None and turns.asked.protected:
+        return True
+    if not turns.protected:
+        return False
+    if turns.response_id == turns.protected:
+        return True
+    return any(item.response_id == turns.protected for item in desk.ledger.items.values())
+
+
+def interrupt(desk: Desk, *, cancels_itself: bool) -> None:
+    """Silence the agent: the ear first, then the response, then what the model believes it said."""
+    ledger, turns = desk.ledger, desk.turns
+    if not turns.responding and not ledger.busy(desk.at):
+        return
+    heard = ledger.heard(desk.at)
+    if not ledger.can_clear:
+        ledger.drop()
+    elif ledger.playing(desk.at) or (turns.responding and not ledger.reckoning.confirmed):
+        desk.ask(do.ClearPlayback())
+        ledger.clear()
+    else:
+        ledger.drop()
+    response_id = turns.cut()
+    if response_id and desk.model.can_cancel and not cancels_itself:
+        desk.ask(do.CancelResponse(response_id))
+    for one in heard:
+        _cut_item(desk, one)
+
+
+def _cut_item(desk: Desk, one: Heard) -> None:
+    item, heard_ms = one.item, one.heard_ms
+    margin = desk.model.truncate_margin_ms
+    nearly_whole = item.closed and heard_ms > 0 and heard_ms >= item.received_ms - margin
+    whole = one.whole or nearly_whole
+    desk.transcript.agent_heard(item, heard_ms, cut=not whole)
+    if whole or item.foreign:
+        return
+    if heard_ms < 1 and desk.model.can_delete:
+        desk.ask(do.DeleteItem(item.item_id))
+    elif desk.model.can_truncate:
+        end_ms = min(heard_ms, max(0.0, item.received_ms - margin))
+        desk.ask(do.TruncateItem(item.item_id, item.content_index, int(end_ms)))
+
+
+# ---------------------------------------------------------------- the caller has spoken
+
+
+def speech_stopped(desk: Desk, event: ev.CallerSpeechStopped) -> None:
+    if desk.turns.caller_speaking:
+        _stopped(desk)
+
+
+def caller_quiet(desk: Desk, event: ev.CallerQuiet) -> None:
+    """Our own detector hears nothing where the service's still hears speech: the turn is ended by hand."""
+    if desk.turns.caller_speaking:
+        _end_by_hand(desk)
+
+
+def on_long_speech(desk: Desk) -> None:
+    if desk.turns.caller_speaking:
+        _end_by_hand(desk)
+
+
+def _end_by_hand(desk: Desk) -> None:
+    desk.note("speech_ended_by_hand")
+    if desk.model_is_ready and desk.plan.session.turn_detection is not None:
+        desk.ask(do.CommitCallerAudio())
+    _stopped(desk)
+    if desk.turns.expecting:
+        desk.turns.expecting = False
+        desk.turns.want(Wish("answer", must=False))
+
+
+def service_answers(desk: Desk) -> None:
+    """The service began a response by itself, so for it the caller's turn is over, whatever it did not say."""
+    if desk.turns.caller_speaking and desk.model.model_answers:
+        _stopped(desk)
+
+
+def _stopped(desk: Desk) -> None:
+    state, turns = desk.state, desk.turns
+    turns.caller_speaking = False
+    desk.active()
+    desk.timers.stop("caller_pause", "long_speech", "barge_in")
+    brief = state.overheard and desk.policies.barge_in.mode == "after_ms"
+    state.overheard = False
+    if brief:  # too short to be a turn: nothing happened
+        state.turn_bytes = 0
+        ask_about_tools(desk)
+        return
+    state.tools.new_turn()
+    state.tools.owed = False  # the answer to the caller will know
+    state.progress_at, state.asked_twice = desk.at, False
+    if desk.plan.session.turn_detection is None and desk.model_is_ready:
+        desk.ask(do.CommitCallerAudio())
+    if desk.model.model_answers and desk.plan.session.turn_detection is not None:
+        turns.expecting = True
+        if turns.wish is not None and not turns.wish.instructions:
+            turns.wish = None
+    else:
+        turns.want(Wish("answer", must=False))
+
+
+def turn_ended(desk: Desk, event: ev.CallerTurnEnded) -> None:
+    desk.transcript.caller_ended(event.item_id, event.previous_item_id, desk.at)
+
+
+def transcribed(desk: Desk, event: ev.CallerTranscribed) -> None:
+    desk.transcript.caller_said(event.item_id, event.text, desk.at)

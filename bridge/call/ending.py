@@ -1,0 +1,180 @@
+"""How a call ends: what is being said is heard first, then the carrier is asked, then it is over, once."""
+
+from __future__ import annotations
+
+from bridge.call import actions as do
+from bridge.call import events as ev
+from bridge.call.desk import Desk
+from bridge.call.state import Ending
+from bridge.call.turns import Wish
+from bridge.errors import EndReason
+
+_GOODBYE = "Say a short goodbye."
+_TRANSFER_FAILED = "The transfer did not work. Tell the caller and offer something else."
+_LEAVING_MS = 5000.0  # the carrier has this long to take a hang-up or transfer of ours
+_CLOCK_MS = 1000.0  # a mark this much later than the clock says will not come
+_LONGEST_GOODBYE_MS = 60_000.0
+
+_WISHED = {"agent": EndReason.AGENT_HUNG_UP, "operator": EndReason.ENDED_BY_OPERATOR, "drain": EndReason.DRAINED}
+_TAKEN_BACK = (EndReason.AGENT_HUNG_UP, EndReason.TRANSFERRED)
+
+
+# ---------------------------------------------------------------- wishes
+
+
+def hang_up_wished(desk: Desk, event: ev.HangUpWished) -> None:
+    if not begin(desk, "hang_up", _WISHED[event.by]):
+        return
+    said_goodbye = event.by == "agent" and (desk.turns.spoke or desk.ledger.busy(desk.at))
+    if not said_goodbye and desk.model_is_ready:
+        desk.turns.want(Wish("goodbye", _GOODBYE))
+
+
+def transfer_wished(desk: Desk, event: ev.TransferWished) -> None:
+    begin(desk, "transfer", EndReason.TRANSFERRED, event.target)
+
+
+def begin(desk: Desk, what: str, reason: EndReason, target: str = "") -> bool:
+    """The call is to end when what is being said, or wished to be said, was heard. False: it is ending already."""
+    if desk.state.ending is not None:
+        return False
+    latest_at = desk.at + _LONGEST_GOODBYE_MS
+    desk.state.ending = Ending("transfer" if what == "transfer" else "hang_up", reason, target, latest_at)
+    desk.after("goodbye", desk.policies.goodbye_wait_s * 1000)
+    return True
+
+
+def may_be_taken_back(desk: Desk) -> bool:
+    """A caller who speaks now keeps the call: always if it was thought nobody is there, else if the agent allows."""
+    ending = desk.state.ending
+    if ending is None or ending.leaving:
+        return False
+    if ending.reason is EndReason.CALLER_SILENT:
+        return True
+    return desk.policies.interrupt_hang_up and ending.reason in _TAKEN_BACK
+
+
+def take_back(desk: Desk) -> None:
+    desk.state.ending = None
+    desk.timers.stop("goodbye")
+    if desk.turns.wish is not None and desk.turns.wish.why == "goodbye":
+        desk.turns.wish = None
+
+
+# ---------------------------------------------------------------- leaving
+
+
+def goodbye_goes_on(desk: Desk) -> None:
+    """Something more was said: it is waited for anew."""
+    if desk.timers.running("goodbye"):
+        desk.after("goodbye", desk.policies.goodbye_wait_s * 1000)
+
+
+def leave_if_heard(desk: Desk) -> None:
+    state = desk.state
+    if state.ending is None or state.ending.leaving:
+        return
+    waiting = desk.turns.responding or desk.turns.wish is not None or bool(state.tools.open)
+    if state.model == "ready" and waiting:
+        return
+    if desk.ledger.confirmed() and not desk.ledger.busy(desk.at):
+        _leave(desk, state.ending)
+
+
+def on_goodbye(desk: Desk) -> None:
+    """It was waited long enough, unless the clock says that a long goodbye is still playing."""
+    ending = desk.state.ending
+    if ending is None or ending.leaving:
+        return
+    silent_at = desk.ledger.silent_at(desk.at) + _CLOCK_MS
+    if desk.ledger.open and desk.at < silent_at and desk.at < ending.latest_at:
+        desk.timers.set("goodbye", min(silent_at, ending.latest_at))
+        return
+    desk.note("goodbye_not_confirmed")
+    _leave(desk, ending)
+
+
+def _leave(desk: Desk, ending: Ending) -> None:
+    ending.leaving = True
+    desk.timers.stop("goodbye")
+    desk.after("leaving", _LEAVING_MS)
+    desk.ask(do.HangUp() if ending.what == "hang_up" else do.Transfer(ending.target))
+
+
+def on_leaving(desk: Desk) -> None:
+    ending = desk.state.ending
+    assert ending is not None, "leaving means there is an ending"
+    end(desk, ending.reason)
+
+
+def handed_over(desk: Desk, event: ev.HandedOver) -> None:
+    ending = desk.state.ending
+    if ending is None or not ending.leaving or event.what != ending.what:
+        return
+    if event.ok or ending.what == "hang_up":
+        end(desk, ending.reason)
+        return
+    desk.note("transfer_failed", event.detail)
+    desk.timers.stop("leaving")
+    desk.state.ending = None
+    if not desk.model_is_ready:
+        desk.state.ending = Ending("hang_up", ending.reason)
+        _leave(desk, desk.state.ending)
+        return
+    desk.ask(do.TellModel("note", _TRANSFER_FAILED))
+    desk.turns.want(Wish("transfer_failed"))
+
+
+# ---------------------------------------------------------------- the end
+
+
+def caller_left(desk: Desk, event: ev.CallerLeft) -> None:
+    ending = desk.state.ending
+    if ending is not None and ending.leaving:
+        end(desk, ending.reason)
+    else:
+        end(desk, EndReason.STREAM_LOST if event.how == "closed" else EndReason.CALLER_LEFT)
+
+
+def phone_stalled(desk: Desk, event: ev.PhoneStalled) -> None:
+    end(desk, EndReason.STALLED)
+
+
+def carrier_misbehaved(desk: Desk, event: ev.CarrierMisbehaved) -> None:
+    desk.note("carrier_misbehaved", event.what)
+    end(desk, EndReason.PROTOCOL)
+
+
+def end(desk: Desk, reason: EndReason) -> None:
+    state = desk.state
+    assert not state.over, "a call ends once"
+    for one in desk.ledger.heard(desk.at):
+        desk.transcript.agent_heard(one.item, one.heard_ms, cut=not one.whole)
+    for tool_call_id in state.tools.open:
+        desk.ask(do.AbandonTool(tool_call_id))
+    if state.model in ("opening", "ready"):
+        desk.ask(do.CloseModel())
+    state.model, state.over, state.reason = "closed", True, reason
+    desk.ask(do.EndCall(reason))
+
+
+# ---------------------------------------------------------------- how long a call may last
+
+
+def on_limit_warning(desk: Desk) -> None:
+    if desk.state.ending is None:
+        desk.turns.want(Wish("limit_warning", desk.policies.limit_warning))
+
+
+def on_limit(desk: Desk) -> None:
+    if begin(desk, "hang_up", EndReason.MAX_DURATION) and desk.model_is_ready:
+        desk.turns.want(Wish("goodbye", desk.policies.limit_goodbye))
+
+
+def on_stream_wait(desk: Desk) -> None:
+    end(desk, EndReason.NEVER_STARTED)
+
+
+def on_first_media(desk: Desk) -> None:
+    if desk.state.last_frame_at is None:
+        end(desk, EndReason.NEVER_STARTED)

@@ -1,0 +1,170 @@
+"""What the model says: its responses from the asking to the end, their audio and words, and its complaints."""
+
+from __future__ import annotations
+
+from bridge.call import actions as do
+from bridge.call import bargein, ending, sessions
+from bridge.call import events as ev
+from bridge.call.desk import Desk
+from bridge.call.toolcalls import ask_about_tools
+from bridge.call.turns import Wish
+
+_ASK_AGAIN_MS = 500.0
+
+# ---------------------------------------------------------------- asking
+
+
+def grant(desk: Desk) -> None:
+    """Ask for the response that is wished for, if the floor is free."""
+    turns = desk.turns
+    if turns.wish is None or desk.state.model != "ready":
+        return
+    wish = turns.grant()
+    if wish is None:
+        return
+    desk.ask(do.RequestResponse(wish.instructions))
+    if not desk.state.asked_twice:
+        desk.state.progress_at = desk.at
+
+
+def on_ask_again(desk: Desk) -> None:
+    desk.turns.refused_once = False
+
+
+def complained(desk: Desk, event: ev.ModelComplained) -> None:
+    turns = desk.turns
+    desk.note(f"model_error_{event.cure}", f"{event.code}: {event.message}")
+    if event.cure in ("rotate", "fatal"):
+        sessions.lose(desk, event.code, "fatal" if event.cure == "fatal" else "rotate")
+    elif event.cure == "wait":
+        turns.refused()
+        if turns.wish is not None and not turns.response_id:
+            turns.refused_once = True  # the service says one is active that we do not know: ask again in a moment
+            desk.after("ask_again", _ASK_AGAIN_MS)
+
+
+# ---------------------------------------------------------------- speaking
+
+
+def started(desk: Desk, event: ev.ResponseStarted) -> None:
+    if event.out_of_band:
+        desk.turns.aside(event.response_id)
+    else:
+        _start(desk, event.response_id)
+
+
+def _start(desk: Desk, response_id: str) -> None:
+    turns = desk.turns
+    if turns.asked is None and turns.welcome(response_id):
+        bargein.service_answers(desk)
+    if turns.started(response_id) and desk.model.can_cancel:
+        desk.ask(do.CancelResponse(response_id))
+
+
+def spoke(desk: Desk, event: ev.ModelSpoke) -> None:
+    state, turns = desk.state, desk.turns
+    response_id = event.response_id
+    if response_id != turns.response_id and response_id not in turns.finished and turns.welcome(response_id):
+        _start(desk, response_id)  # a service that does not name its responses beforehand
+    if not event.audio or not turns.welcome(response_id):
+        return
+    if not desk.ledger.receive(event.item_id, response_id, event.content_index, event.audio):
+        _too_long(desk, response_id)
+        return
+    if response_id == turns.response_id:
+        turns.spoke = True
+    _answered(desk)
+    desk.transcript.agent_spoke(event.item_id, len(event.audio) / desk.ledger.bytes_per_ms, desk.at)
+    state.attempts = 0
+
+
+def _answered(desk: Desk) -> None:
+    """The caller is being answered: what they said last needs no second answer."""
+    state = desk.state
+    state.progress_at = desk.at
+    state.owes_answer = state.asked_twice = desk.turns.expecting = False
+    state.turn_bytes = state.fillers = 0
+
+
+def _too_long(desk: Desk, response_id: str) -> None:
+    """More audio than a call can use: what is there plays out, the rest is not wanted."""
+    desk.note("response_too_long", response_id)
+    if response_id == desk.turns.response_id and desk.turns.cut() and desk.model.can_cancel:
+        desk.ask(do.CancelResponse(response_id))
+    desk.ledger.close_response(response_id)
+
+
+def said(desk: Desk, event: ev.ModelSaid) -> None:
+    if not desk.turns.welcome(event.response_id):
+        return
+    if event.response_id == desk.turns.response_id:
+        desk.turns.worded = True
+    desk.transcript.agent_said(event.item_id, event.text, desk.at)
+
+
+def item_transcribed(desk: Desk, event: ev.ItemTranscribed) -> None:
+    """Of a response that was cut too: the whole text, of which the heard part is taken."""
+    if event.response_id not in desk.turns.out_of_band:
+        desk.transcript.agent_said_all(event.item_id, event.text)
+
+
+def word_timed(desk: Desk, event: ev.WordTimed) -> None:
+    desk.transcript.word_timed(event.item_id, event.text, event.at_ms)
+
+
+def item_spoken(desk: Desk, event: ev.ItemSpoken) -> None:
+    desk.ledger.close_item(event.item_id)
+
+
+def settle(desk: Desk) -> None:
+    """Items that were heard to their end are history."""
+    for one in desk.ledger.settle(desk.at):
+        desk.transcript.agent_heard(one.item, one.heard_ms, cut=False)
+        desk.active()
+        desk.state.progress_at = max(desk.state.progress_at, desk.at)
+
+
+# ---------------------------------------------------------------- ending
+
+
+def ended(desk: Desk, event: ev.ResponseEnded) -> None:
+    state, turns = desk.state, desk.turns
+    was_wanted = turns.welcome(event.response_id)
+    present = turns.ended(event.response_id)
+    desk.ledger.close_response(event.response_id)
+    if not present:
+        return
+    desk.active()
+    ending.goodbye_goes_on(desk)
+    if was_wanted and _brought_nothing(desk, event):
+        _failed(desk, event)
+        return
+    if event.status == "completed":
+        state.failures = 0
+        if turns.spoke:
+            state.attempts = 0
+    ask_about_tools(desk)
+
+
+def _brought_nothing(desk: Desk, event: ev.ResponseEnded) -> bool:
+    """Nothing the caller could hear, where something was to be said."""
+    if desk.turns.spoke or desk.state.tools.open or desk.state.tools.owed:
+        return False
+    if event.status in ("failed", "incomplete"):
+        return True
+    return event.status == "completed" and desk.turns.worded  # words without sound
+
+
+def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
+    state, turns = desk.state, desk.turns
+    state.failures += 1
+    desk.note("response_failed", f"{event.status} {event.reason}: {event.message}")
+    wish = turns.named or Wish("answer", must=False)
+    if event.cure == "" and state.failures < 2:
+        turns.want(wish)
+        return
+    state.failures = 0
+    if turns.wish is None:
+        turns.wish = turns.named
+    state.owes_answer = True
+    sessions.lose(desk, event.reason, "fatal" if event.cure == "fatal" else "rotate")

@@ -1,0 +1,231 @@
+"""The model's sessions: opened, lost, opened again, handed from one service to the next, rolled over in time.
+
+The caller's leg stays whatever happens here. What the caller says meanwhile is kept and given to the next session,
+which is told the conversation as it was heard. A session whose time is nearly up is succeeded by one opened beside
+it, which takes over between two turns, when everything said has been heard.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Literal
+
+from bridge.call import actions as do
+from bridge.call import ending
+from bridge.call import events as ev
+from bridge.call.desk import Desk
+from bridge.call.toolcalls import OUTCOME_UNKNOWN
+from bridge.call.turns import Wish
+from bridge.errors import EndReason
+
+RESUME = (
+    "The connection was interrupted for a moment. Go on from the last words the caller heard, "
+    "answer what they said meanwhile, do not repeat what was said."
+)
+_TAIL_MS = 500.0  # a detector may not yet have told of speech that began this long ago
+_LIMIT_MARGIN_MS = 120_000.0  # a session is succeeded this long before its end, or after four fifths of a short life
+_ROLL_AGAIN_MS = 10_000.0
+_OUTAGE_MS = 15_000.0  # no session for this long: the next service's turn
+_LONGEST_WAIT_S = 2.0  # of what a service asks us to wait before the next attempt
+
+Cure = Literal["retry", "rotate", "fatal"]
+
+
+# ---------------------------------------------------------------- opening
+
+
+def routed(desk: Desk, event: ev.CallRouted) -> None:
+    if desk.state.opened:
+        return
+    desk.after("stream_wait", desk.policies.stream_wait_s * 1000)
+    desk.state.missing_since = desk.at
+    _open(desk)
+
+
+def _open(desk: Desk) -> None:
+    state = desk.state
+    state.opened += 1
+    state.attempts += 1
+    state.session, state.model = state.opened, "opening"
+    state.untold.clear()
+    desk.timers.stop("open_model")
+    desk.after("model_ready", desk.policies.model_ready_s * 1000)
+    desk.ask(do.OpenModel(state.session, state.service, desk.transcript.history(OUTCOME_UNKNOWN)))
+
+
+def on_open_model(desk: Desk) -> None:
+    _open(desk)
+
+
+def ready(desk: Desk, event: ev.ModelReady) -> None:
+    state = desk.state
+    limit_at = _limit_at(desk, event.max_session_s)
+    if event.session == state.next_session and state.next_session:
+        state.next_ready, state.next_limit_at = True, limit_at
+        return
+    if event.session != state.session or state.model != "opening":
+        return
+    state.model = "ready"
+    desk.timers.stop("model_ready")
+    _keep_limit(desk, limit_at)
+    for item in state.untold:
+        desk.ask(do.TellModel("caller" if item.role == "caller" else "note", item.text))
+    state.untold.clear()
+    _give_held_audio(desk)
+    _say_something(desk)
+
+
+def _limit_at(desk: Desk, max_session_s: float | None) -> float:
+    lives = [s for s in (max_session_s, desk.model.max_session_s) if s is not None and isfinite(s) and s > 0]
+    if not lives:
+        return 0.0
+    life_ms = min(lives) * 1000
+    return desk.at + max(life_ms - _LIMIT_MARGIN_MS, life_ms * 0.8)
+
+
+def _keep_limit(desk: Desk, limit_at: float) -> None:
+    desk.timers.stop("session_limit")
+    if limit_at:
+        desk.timers.set("session_limit", limit_at)
+
+
+def _give_held_audio(desk: Desk) -> None:
+    """What the caller said while nobody listened; if a whole turn of theirs is in it, it will be answered."""
+    state, turns = desk.state, desk.turns
+    unsent, state.unsent_bytes = min(state.unsent_bytes, len(state.recent)), 0
+    if unsent:
+        desk.ask(do.SendCallerAudio(bytes(state.recent[-unsent:])))
+    if state.turn_bytes and state.owes_answer and not turns.caller_speaking:
+        state.progress_at, state.asked_twice = desk.at, False
+        if desk.plan.session.turn_detection is None:
+            desk.ask(do.CommitCallerAudio())
+            turns.want(Wish("answer", must=False))
+        elif turns.wish is None:
+            turns.expecting = desk.model.model_answers
+
+
+def _say_something(desk: Desk) -> None:
+    state, turns = desk.state, desk.turns
+    if not state.greeted:
+        state.greeted = True
+        if desk.plan.agent.greeting:
+            turns.want(Wish("greeting", desk.plan.agent.greeting, protected=desk.policies.greeting_protected))
+    elif state.owes_answer and turns.wish is None and not turns.expecting:
+        turns.want(Wish("resume", RESUME))
+
+
+# ---------------------------------------------------------------- losing
+
+
+def lost(desk: Desk, event: ev.ModelLost) -> None:
+    state = desk.state
+    if state.next_session and event.session == state.next_session:
+        desk.note("next_model_lost", event.why)
+        state.next_session, state.next_ready = 0, False
+        if event.cure != "fatal":
+            desk.after("session_limit", _ROLL_AGAIN_MS)
+    elif event.session == state.session:
+        lose(desk, event.why, event.cure, event.retry_after_s)
+
+
+def lose(desk: Desk, why: str, cure: Cure, retry_after_s: float | None = None) -> None:
+    """The session in use, or being opened, is gone or of no more use."""
+    state = desk.state
+    if state.model in ("closed", "lost"):
+        return
+    desk.note("model_lost", why)
+    if state.model == "ready":
+        state.missing_since = desk.at
+        _forget(desk)
+        if state.next_ready:
+            _switch(desk)
+            _give_held_audio(desk)
+            _say_something(desk)
+            return
+        desk.ask(do.CloseModel())
+    state.next_session, state.next_ready = 0, False
+    state.model = "lost"
+    desk.timers.stop("model_ready", "session_limit", "caller_pause", "long_speech", "barge_in", "ask_again")
+    if state.ending is not None:
+        return  # what was received is heard, then the call is over
+    waits = desk.policies.model_retry_s
+    if cure == "fatal" or state.attempts > len(waits) or desk.at - state.missing_since >= _OUTAGE_MS:
+        _next_service(desk, cure)
+        return
+    wait_s = waits[state.attempts - 1] if state.attempts and cure == "retry" else 0.0
+    if retry_after_s is not None and retry_after_s > wait_s:
+        wait_s = min(retry_after_s, _LONGEST_WAIT_S)
+    if wait_s <= 0:
+        _open(desk)
+    else:
+        desk.after("open_model", wait_s * 1000)
+
+
+def _forget(desk: Desk) -> None:
+    """Nothing of the old session is spoken of again; what it owed the caller is remembered."""
+    state, turns = desk.state, desk.turns
+    busy = turns.being_made or turns.asked is not None or turns.expecting or turns.caller_speaking
+    state.owes_answer = state.owes_answer or busy or bool(state.tools.open)
+    tail = int(_TAIL_MS * desk.plan.carrier.bytes_per_ms)
+    state.unsent_bytes = min(max(state.turn_bytes, tail), len(state.recent))
+    for item in desk.ledger.items.values():
+        desk.transcript.agent_heard(item, item.received_ms, cut=False)
+    state.overheard = False
+    turns.forget_session()
+    state.tools.disown()
+    desk.ledger.disown()
+
+
+def _next_service(desk: Desk, cure: Cure) -> None:
+    state, agent = desk.state, desk.plan.agent
+    if state.service + 1 < len(desk.plan.models):
+        state.service += 1
+        state.attempts, state.missing_since = 0, desk.at
+        desk.note("failover", desk.model.name)
+        _open(desk)
+        return
+    desk.play_clip("apology")
+    reason = EndReason.MODEL_REFUSED if cure == "fatal" else EndReason.MODEL_UNAVAILABLE
+    if agent.fallback == "transfer" and agent.fallback_target:
+        ending.begin(desk, "transfer", reason, agent.fallback_target)
+    else:
+        ending.begin(desk, "hang_up", reason)
+
+
+def on_model_ready(desk: Desk) -> None:
+    lose(desk, "no session in time", "retry")
+
+
+# ---------------------------------------------------------------- rolling over
+
+
+def on_session_limit(desk: Desk) -> None:
+    """Its time is nearly up: open the next one beside it."""
+    state = desk.state
+    if state.model != "ready" or state.ending is not None or state.next_session:
+        return
+    state.opened += 1
+    state.next_session, state.next_ready = state.opened, False
+    history, state.next_knows = desk.transcript.settled_history(OUTCOME_UNKNOWN)
+    desk.ask(do.OpenModel(state.next_session, state.service, history))
+
+
+def switch_if_due(desk: Desk) -> None:
+    """Between two turns, when all that was said has been heard, the next session takes over."""
+    state, turns = desk.state, desk.turns
+    if not state.next_ready or state.ending is not None or not turns.floor_is_free or turns.wish is not None:
+        return
+    if state.tools.open or desk.ledger.items:
+        return
+    _forget(desk)
+    _switch(desk)
+    _give_held_audio(desk)
+
+
+def _switch(desk: Desk) -> None:
+    state = desk.state
+    news = desk.transcript.history_since(state.next_knows, OUTCOME_UNKNOWN)
+    desk.ask(do.SwitchModel(state.next_session, news))
+    state.session, state.model = state.next_session, "ready"
+    state.next_session, state.next_ready, state.attempts = 0, False, 0
+    _keep_limit(desk, state.next_limit_at)
