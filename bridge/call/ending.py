@@ -86,9 +86,9 @@ def on_goodbye(desk: Desk) -> None:
     ending = desk.state.ending
     if ending is None or ending.leaving:
         return
-    silent_at = desk.ledger.silent_at(desk.at) + _CLOCK_MS
-    if desk.ledger.open and desk.at < silent_at and desk.at < ending.latest_at:
-        desk.timers.set("goodbye", min(silent_at, ending.latest_at))
+    heard_at = desk.ledger.by_the_clock_at() + _CLOCK_MS
+    if desk.ledger.open and desk.at < heard_at and desk.at < ending.latest_at:
+        desk.timers.set("goodbye", min(heard_at, ending.latest_at))
         return
     desk.note("goodbye_not_confirmed")
     _leave(desk, ending)

@@ -76,6 +76,7 @@ class Call:
         if self._due is not None and self._due <= at:
             self._deadlines(desk)
             if self.over:
+                self._due = None
                 return out
         elif kind is ev.CallerSpoke:  # the frame path: nothing else can have changed
             leg.caller_spoke(desk, event)  # type: ignore[arg-type]  # its kind was just looked at

@@ -160,12 +160,14 @@ class Playout(msgspec.Struct):
             self._send(item_id, self._take(item_id, want), now, out)
 
     def next_release(self, now: float) -> float | None:
-        """When release() is due even if no mark returns before: the lead has shrunk by more than marks explain."""
+        """When to look again even if no mark returns before: the lead has shrunk by more than marks explain."""
         if not self.open:
             return None
-        if not self.queue:
-            return self._next_probe(now)
         reckoning = self.reckoning
+        if not self.queue:
+            if self.slices and not (reckoning.has_marks and reckoning.trusted):
+                return max(reckoning.dry_at(), now + _POLL_MS)  # no mark will tell when this was heard
+            return self._next_probe(now)
         ahead = reckoning.sent_ms - reckoning.ear(now)
         item_id = self.queue[0].item_id
         want = self._bytes(self.slice_ms)
@@ -256,6 +258,10 @@ class Playout(msgspec.Struct):
         if self.playing(now):
             return now + self.reckoning.sent_ms - self.reckoning.ear(now)
         return min(now, self.reckoning.dry_at())
+
+    def by_the_clock_at(self) -> float:
+        """When the caller would have heard all that is waiting if the carrier had not once stood still."""
+        return self.reckoning.dry_at() + self.queued_ms
 
     def heard(self, now: float) -> list[Heard]:
         """Every item that is not settled yet, in playing order, with what the caller heard of it.

@@ -1,0 +1,349 @@
+"""How calls end: every reason, exactly once, and never before the goodbye was heard."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.call import actions as do
+from bridge.call import events as ev
+from bridge.call.plan import CarrierCapabilities
+from bridge.errors import EndReason
+from tests.call.carrier import Carrier
+from tests.call.playbook import (
+    ASK,
+    CLEAR,
+    CLIPS,
+    CLOSE_MODEL,
+    HANG_UP,
+    OBEYS,
+    ROUTED,
+    Playbook,
+    Story,
+    ask,
+    asks_tool,
+    at,
+    caller_audio,
+    caller_leaves,
+    caller_speaks,
+    caller_stops,
+    cancel,
+    end,
+    ends,
+    hears,
+    lost,
+    note,
+    plan,
+    ready,
+    response,
+    run_tool,
+    says,
+    story,
+    stream,
+    submit,
+    tool_done,
+    truncate,
+)
+
+GOODBYE = "Say a short goodbye."
+HUNG_UP = ev.HandedOver("hang_up", True)
+POLITE = {"answer_filler_s": 1e6, "answer_retry_s": 1e6, "answer_rotate_s": 1e6}  # the model takes its time unwatched
+
+ENDINGS: list[Story] = [
+    story(
+        "the goodbye is heard to its last word, then the call is hung up",
+        at(0, response("r1"), says("r1", "goodbye", 1500), ev.HangUpWished("agent")),
+        at(10, ends("r1")),
+        at(1499),
+        at(1500, HANG_UP, hears("goodbye", 1500)),
+        at(1600, HUNG_UP, CLOSE_MODEL, end(EndReason.AGENT_HUNG_UP)),
+    ),
+    story(
+        "an agent who hangs up without a word is asked for one",
+        at(0, response("r1"), asks_tool("t1", "hang_up"), run_tool("t1", "hang_up")),
+        at(10, ev.HangUpWished("agent"), tool_done("t1"), submit("t1")),
+        at(20, ends("r1"), ask(GOODBYE)),
+        at(300, response("r2"), says("r2", "goodbye", 1000), ends("r2")),
+        at(1300, HANG_UP, hears("goodbye", 1000)),
+        at(1310, HUNG_UP, CLOSE_MODEL, end(EndReason.AGENT_HUNG_UP)),
+        on=plan(**POLITE),
+    ),
+    story(
+        "hang_up called after the goodbye was said: nothing more is asked for",
+        at(0, response("r1"), says("r1", "goodbye", 1000), asks_tool("t1", "hang_up"), run_tool("t1", "hang_up")),
+        at(10, ev.HangUpWished("agent"), tool_done("t1"), submit("t1")),
+        at(20, ends("r1")),
+        at(1000, HANG_UP),
+    ),
+    story(
+        "a goodbye that never comes is waited for eight seconds",
+        at(0, ev.HangUpWished("operator"), ask(GOODBYE)),
+        at(7999),
+        at(8000, HANG_UP),
+        at(8010, HUNG_UP, CLOSE_MODEL, end(EndReason.ENDED_BY_OPERATOR)),
+        on=plan(**POLITE),
+    ),
+    story(
+        "a goodbye whose last mark never comes is waited for eight seconds",
+        at(0, response("r1"), says("r1", "goodbye", 1000), ev.HangUpWished("agent"), ends("r1")),
+        at(7999),
+        at(8000, note("goodbye_not_confirmed"), HANG_UP),
+        carrier=lambda: Carrier(marks_held=(950, 1e9)),
+    ),
+    story(
+        "a goodbye longer than the wait is not clipped",
+        at(0, response("r1"), says("r1", "goodbye", 12_000), ev.HangUpWished("agent"), ends("r1")),
+        at(12_000, HANG_UP, hears("goodbye", 12_000)),
+    ),
+    story(
+        "but no goodbye keeps a call for longer than a minute",
+        at(0, response("r1"), says("r1", "goodbye", 100_000), ev.HangUpWished("agent"), ends("r1")),
+        at(59_999),
+        at(60_000, HANG_UP),
+    ),
+    story(
+        "a carrier without marks: the clock says when the goodbye was heard",
+        at(0, response("r1"), says("r1", "goodbye", 1000), ev.HangUpWished("agent"), ends("r1")),
+        at(1100, HANG_UP, hears("goodbye", 1000)),
+        on=plan(carrier=CarrierCapabilities(marks=False)),
+        carrier=lambda: Carrier(marks=False),
+    ),
+    story(
+        "the caller leaves while the hang-up is on its way: the agent hung up",
+        at(0, response("r1"), says("r1", "goodbye", 500), ev.HangUpWished("agent"), ends("r1")),
+        at(500, HANG_UP),
+        at(510, caller_leaves("stop"), CLOSE_MODEL, end(EndReason.AGENT_HUNG_UP)),
+    ),
+    story(
+        "a carrier that does not answer a hang-up has five seconds",
+        at(0, response("r1"), says("r1", "goodbye", 500), ev.HangUpWished("agent"), ends("r1")),
+        at(500, HANG_UP),
+        at(5499),
+        at(5500, CLOSE_MODEL, end(EndReason.AGENT_HUNG_UP)),
+    ),
+    story(
+        "a hang-up that fails ends the call all the same: closing the socket does it",
+        at(0, response("r1"), says("r1", "goodbye", 500), ev.HangUpWished("agent"), ends("r1")),
+        at(500, HANG_UP),
+        at(600, ev.HandedOver("hang_up", False, "500"), CLOSE_MODEL, end(EndReason.AGENT_HUNG_UP)),
+    ),
+    story(
+        "a transfer happens after what was said has been heard",
+        at(0, response("r1"), says("r1", "one moment", 800), ev.TransferWished("+1555"), ends("r1")),
+        at(800, do.Transfer("+1555"), hears("one moment", 800)),
+        at(1200, ev.HandedOver("transfer", True), CLOSE_MODEL, end(EndReason.TRANSFERRED)),
+    ),
+    story(
+        "a transfer that fails gives the call back to the agent",
+        at(0, response("r1"), says("r1", "one moment", 800), ev.TransferWished("+1555"), ends("r1")),
+        at(800, do.Transfer("+1555")),
+        at(
+            1200,
+            ev.HandedOver("transfer", False, "busy"),
+            do.TellModel("note", "The transfer did not work. Tell the caller and offer something else."),
+            ASK,
+        ),
+        at(1300, response("r2"), says("r2", "sorry", 500), ends("r2")),
+        at(60_000, hears("sorry", 500)),
+    ),
+    story(
+        "a transfer that fails with no model to speak hangs up",
+        at(0, ev.TransferWished("+1555"), do.Transfer("+1555")),
+        at(100, lost(1), CLOSE_MODEL),
+        at(200, ev.HandedOver("transfer", False), HANG_UP),
+        at(300, HUNG_UP, end(EndReason.TRANSFERRED)),
+    ),
+    story(
+        "the operator ends a call with a goodbye",
+        at(0, response("r1"), says("r1", "hello", 500), ends("r1")),
+        at(2000, ev.HangUpWished("operator"), ask(GOODBYE)),
+        at(2100, response("r2"), says("r2", "goodbye", 1000), ends("r2")),
+        at(3100, HANG_UP),
+        at(3200, HUNG_UP, CLOSE_MODEL, end(EndReason.ENDED_BY_OPERATOR)),
+    ),
+    story(
+        "a call that is drained cannot be taken back by the caller",
+        at(0, ev.HangUpWished("drain"), ask(GOODBYE)),
+        at(100, response("r1"), says("r1", "goodbye", 1000), ends("r1")),
+        at(500, caller_speaks()),
+        at(1100, HANG_UP, hears("goodbye", 1000)),
+        at(1200, HUNG_UP, CLOSE_MODEL, end(EndReason.DRAINED)),
+        on=plan(interrupt_hang_up=True),
+    ),
+    story(
+        "who answers the goodbye to silence was there after all",
+        at(5000, ask("Ask briefly whether the caller is still there.")),
+        at(5100, response("r1"), says("r1", "still there", 1000), ends("r1")),
+        at(11_100, ask("The caller has gone quiet. Say a short goodbye.")),
+        at(11_200, response("r2"), says("r2", "goodbye", 2000), ends("r2")),
+        at(12_200, caller_speaks(), CLEAR, truncate("goodbye", 1000)),
+        at(14_000, caller_stops()),
+        at(14_100, response("r3"), says("r3", "good", 500), ends("r3")),
+        at(19_500),
+        on=plan(idle_prompt_after_s=5, idle_hang_up_after_s=5),
+    ),
+    story(
+        "the caller is asked once whether they are there, then told goodbye",
+        at(5000, ask("Ask briefly whether the caller is still there.")),
+        at(5100, response("r1"), says("r1", "still there", 1000), ends("r1")),
+        at(11_099),
+        at(11_100, ask("The caller has gone quiet. Say a short goodbye.")),
+        at(11_200, response("r2"), says("r2", "goodbye", 1000), ends("r2")),
+        at(12_200, HANG_UP),
+        at(12_300, HUNG_UP, CLOSE_MODEL, end(EndReason.CALLER_SILENT)),
+        on=plan(idle_prompt_after_s=5, idle_hang_up_after_s=5),
+    ),
+    story(
+        "silence is counted from when the agent has been heard",
+        at(0, response("r1"), says("r1", "hello", 4000), ends("r1")),
+        at(8999),
+        at(9000, ask("Ask briefly whether the caller is still there.")),
+        on=plan(idle_prompt_after_s=5),
+    ),
+    story(
+        "an answer starts the silence anew, and the question may be asked again",
+        at(5000, ask("Ask briefly whether the caller is still there.")),
+        at(5100, response("r1"), says("r1", "still there", 1000), ends("r1")),
+        at(7000, caller_speaks()),
+        at(8000, caller_stops()),
+        at(8100, response("r2"), says("r2", "fine", 900), ends("r2")),
+        at(13_999),
+        at(14_000, ask("Ask briefly whether the caller is still there.")),
+        on=plan(idle_prompt_after_s=5, idle_hang_up_after_s=10),
+    ),
+    story(
+        "the time limit is announced, then kept after a goodbye",
+        at(30_000, ask("Tell the caller politely that the call has to end in about half a minute.")),
+        at(30_100, response("r1"), says("r1", "soon", 1000), ends("r1")),
+        at(60_000, ask("The call has reached its time limit. Say a short goodbye.")),
+        at(60_100, response("r2"), says("r2", "goodbye", 1000), ends("r2")),
+        at(61_100, HANG_UP),
+        at(61_200, HUNG_UP, CLOSE_MODEL, end(EndReason.MAX_DURATION)),
+        on=plan(max_call_s=60),
+    ),
+    story(
+        "the time limit is kept although the caller speaks over the goodbye",
+        at(60_000, ask("The call has reached its time limit. Say a short goodbye.")),
+        at(60_100, response("r1"), says("r1", "goodbye", 1000), ends("r1")),
+        at(60_500, caller_speaks()),
+        at(61_100, HANG_UP),
+        on=plan(max_call_s=60, warn_before_end_s=0, interrupt_hang_up=True),
+    ),
+    story(
+        "the carrier stops reading",
+        at(0, ev.PhoneStalled(), CLOSE_MODEL, end(EndReason.STALLED)),
+    ),
+    story(
+        "the carrier breaks its protocol",
+        at(0, ev.CarrierMisbehaved("a second start"), CLOSE_MODEL, end(EndReason.PROTOCOL)),
+    ),
+    story(
+        "a stream that brings no audio",
+        at(14_999),
+        at(15_000, CLOSE_MODEL, end(EndReason.NEVER_STARTED)),
+        on=plan(first_media_s=15.0),
+    ),
+    story(
+        "a stream that brings audio, if only silence, stays",
+        at(14_000, caller_audio()),
+        at(30_000),
+        on=plan(first_media_s=15.0),
+    ),
+    story(
+        "the model service refuses for good: an apology, then the call is hung up",
+        at(0, lost(1, "fatal"), CLOSE_MODEL),
+        at(1000, HANG_UP, lambda book: _heard_clip(book, "apology", 1000)),
+        at(1100, HUNG_UP, end(EndReason.MODEL_REFUSED)),
+        on=plan(clips=CLIPS),
+    ),
+    story(
+        "the model service refuses for good: an apology, then the caller is handed on where the agent says so",
+        at(0, lost(1, "fatal"), CLOSE_MODEL),
+        at(1000, do.Transfer("+15559999"), lambda book: _heard_clip(book, "apology", 1000)),
+        at(1100, ev.HandedOver("transfer", True), end(EndReason.MODEL_REFUSED)),
+        on=plan(clips=CLIPS, fallback="transfer"),
+    ),
+]
+
+
+def _heard_clip(book: Playbook, clip: str, ms: float) -> None:
+    assert book.clip_ms(clip) == ms
+
+
+@pytest.mark.parametrize("row", ENDINGS, ids=str)
+def test_ending(row: Story) -> None:
+    Playbook.connected(row.plan, row.carrier()).play(*row.steps)
+
+
+def test_a_call_whose_stream_never_comes() -> None:
+    book = Playbook(plan())
+    book.play(
+        at(0, ROUTED, do.OpenModel(1, 0)),
+        at(300, ready()),
+        at(60_000, CLOSE_MODEL, end(EndReason.NEVER_STARTED)),
+    )
+
+
+def test_a_model_that_cannot_be_had_is_tried_four_times_then_apologised_for() -> None:
+    book = Playbook(plan(clips=CLIPS))
+    book.play(
+        at(0, ROUTED, do.OpenModel(1, 0)),
+        at(10, stream()),
+        at(20, lost(1), do.OpenModel(2, 0)),
+        at(30, lost(2)),
+        at(530, do.OpenModel(3, 0)),
+        at(540, lost(3)),
+        at(2040, do.OpenModel(4, 0)),
+        at(2050, lost(4)),
+    )
+    book.run_until(4000)
+    assert book.read() == (HANG_UP,)
+    assert book.clip_ms("apology") == 1000
+    assert book.give(HUNG_UP)[-1] == end(EndReason.MODEL_UNAVAILABLE)
+
+
+def test_a_broken_invariant_is_an_assertion_and_not_a_reason_of_the_core() -> None:
+    """BUG is the driver's: it is what a call ends with that could not decide."""
+    book = Playbook.connected()
+
+    class Unknown(ev.Event, frozen=True):
+        pass
+
+    with pytest.raises(AssertionError, match="not a fact"):
+        book.call.handle(Unknown(), 0)
+
+
+def test_every_reason_but_a_bug_has_been_reached() -> None:
+    reached = {
+        one.reason for row in ENDINGS for step in row.steps for one in step.requests if isinstance(one, do.EndCall)
+    }
+    elsewhere = {
+        EndReason.CALLER_LEFT,  # the races
+        EndReason.STREAM_LOST,
+        EndReason.MODEL_UNAVAILABLE,  # above
+        EndReason.BUG,  # the driver's
+    }
+    assert reached | elsewhere == set(EndReason)
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [ROUTED, stream("MZ9"), ready(), response("r9"), says("r9", "i9", 100), caller_speaks(), lost(1), HUNG_UP],
+    ids=lambda fact: type(fact).__name__,
+)
+def test_nothing_comes_after_the_end(fact: ev.Event) -> None:
+    book = Playbook.connected()
+    book.give(caller_leaves())
+    assert book.call.over
+    assert book.give(fact) == []
+    assert book.call.deadline() is None
+
+
+def test_a_caller_may_take_back_only_what_the_agent_wished() -> None:
+    for wished, taken in (("agent", True), ("operator", False), ("drain", False)):
+        book = Playbook.connected(plan(model=OBEYS, interrupt_hang_up=True))
+        book.give(response("r1"))
+        book.give(says("r1", "goodbye", 2000))
+        book.give(ev.HangUpWished(wished))  # type: ignore[arg-type]
+        book.run_until(500)
+        done = book.give(caller_speaks())
+        assert (cancel("r1") in done) == taken, wished
