@@ -15,6 +15,7 @@ checks before it cancels.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -92,6 +93,7 @@ class RealtimeClient(Emitter):
         self._heard = self._new_input()
         self._active: set[str] = set()  # responses the service is making
         self._wish = False  # a response is wanted as soon as none is active
+        self._complaint: RealtimeError | None = None  # the last error envelope of this session
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listen()
 
@@ -110,11 +112,17 @@ class RealtimeClient(Emitter):
             raise UsageError("already connected; disconnect first")
         self._created = asyncio.get_running_loop().create_future()
         self._heard = self._new_input()
+        self._complaint = None
         await self.realtime.connect()
-        await self._send_session()
+        with contextlib.suppress(
+            RealtimeError
+        ):  # closed already; why comes as an "error", and to who waits for a greeting
+            await self._send_session()
 
     async def wait_for_session_created(self) -> bool:
-        """True once the service has greeted us. Raises RealtimeError when not connected, or closed before that."""
+        """True once the service has greeted us. Raises RealtimeError when not connected, or when it closed instead:
+        with the error it gave.
+        """
         if self._created is None or not (self.is_connected or self._created.done()):
             raise RealtimeError("the client is not connected", code="not_connected")
         return await asyncio.shield(self._created)
@@ -333,13 +341,14 @@ class RealtimeClient(Emitter):
         code, message, param, request_id = read_error(event)
         if code == "conversation_already_has_active_response":
             self._wish = True
-        self._tell("error", RealtimeError(message, code=code, param=param or None, request_id=request_id or None))
+        self._complaint = RealtimeError(message, code=code, param=param or None, request_id=request_id or None)
+        self._tell("error", self._complaint)
 
     def _connection_closed(self, how: dict[str, Any]) -> None:
         lost = RealtimeError(f"the connection closed ({how['code']})", code="connection_lost")
         if how["error"]:
             self._tell("error", lost)
-        self._ended(lost)
+        self._ended(self._complaint or lost)
 
     def _ended(self, why: RealtimeError) -> None:
         self._active.clear()

@@ -123,14 +123,13 @@ class _Call(msgspec.Struct, gc=False):
 class _Response:
     """A response that has started and not ended."""
 
-    __slots__ = ("audio_items", "calls", "current_item", "id", "out_of_band", "spoken", "transcribed", "words")
+    __slots__ = ("audio_items", "calls", "current_item", "id", "out_of_band", "transcribed", "words")
 
     def __init__(self, response_id: str, *, out_of_band: bool = False) -> None:
         self.id = response_id
         self.out_of_band = out_of_band
         self.current_item = ""  # the message item deltas without an id belong to
         self.audio_items: dict[str, None] = {}  # with audio whose end was not announced yet, in order
-        self.spoken: set[str] = set()
         self.transcribed: set[str] = set()  # items whose whole transcript is known
         self.words: Literal["", "transcript", "text"] = ""  # where its words come from; a transcript wins over text
         self.calls: dict[str, _Call] = {}  # by call id
@@ -420,12 +419,10 @@ class Decoder:
     def _spoke(self, response: _Response, item_id: str) -> None:
         if item_id not in response.audio_items:
             response.audio_items[item_id] = None
-            response.spoken.discard(item_id)
 
     def _audio_ended(self, response: _Response, item_id: str, facts: list[Fact]) -> None:
         if item_id in response.audio_items:
             del response.audio_items[item_id]
-            response.spoken.add(item_id)
             facts.append(ItemSpoken(response.id, item_id))
 
     def _audio_done(self, event: dict[str, Any], facts: list[Fact]) -> None:

@@ -1,0 +1,155 @@
+"""The reference client's own test suite, against the model on this machine instead of a service with a key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from bridge.errors import RealtimeError
+from bridge.localmodel.brain import Brain, Heard
+from bridge.localmodel.server import LocalModel
+from bridge.realtime import RealtimeClient, connect
+
+BRAIN = Brain.from_dict(
+    {
+        "greeting": "Hello.",
+        "intents": [
+            {"name": "city", "phrases": ["what city is this"], "answer": "This is San Francisco, in California."},
+            {
+                "name": "order",
+                "phrases": ["where is my order"],
+                "tool": {"name": "find_order", "arguments": {"number": "A17"}},
+                "answer": "Your order is {output[status]}.",
+            },
+        ],
+    },
+    source="test",
+)
+
+
+class Toronto:
+    """Understands everything as one sentence."""
+
+    async def recognise(self, pcm16k: bytes, brain: Brain) -> Heard:
+        return Heard("city", "what city is this")
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[LocalModel]:
+    async with LocalModel({"local": BRAIN}, api_key="k", recogniser=Toronto(), detection="energy") as running:
+        yield running
+
+
+def address(model: LocalModel) -> str:
+    return f"ws://127.0.0.1:{model.port}/v1/realtime"
+
+
+@pytest.mark.parametrize("profile", ["local", "openai", "openai-beta", "meshapi"])
+async def test_a_conversation_by_text_goes_as_the_reference_client_has_it(model: LocalModel, profile: str) -> None:
+    client = RealtimeClient(profile=profile, url=address(model), api_key="k")
+    log: list[tuple[str, str]] = []
+    client.on("realtime.event", lambda entry: log.append((entry["source"], entry["event"]["type"])))
+    await client.connect()
+    assert client.is_connected
+    await client.wait_for_session_created()
+    assert log == [("client", "session.update"), ("server", "session.created")]
+    await client.send_user_message_content([{"type": "input_text", "text": "What city is this?"}])
+    assert log[2:] == [("client", "conversation.item.create"), ("client", "response.create")]
+    item = await client.wait_for_next_item(5)
+    assert item is not None
+    assert (item.type, item.role, item.status, item.formatted.text) == (
+        "message",
+        "user",
+        "completed",
+        "What city is this?",
+    )
+    item = await client.wait_for_next_item(5)
+    assert item is not None
+    assert (item.type, item.role, item.status, item.formatted.text) == ("message", "assistant", "in_progress", "")
+    done = await client.wait_for_next_completed_item(5)
+    assert done is item
+    assert "san francisco" in done.formatted.transcript.lower()
+    assert len(done.formatted.audio) == round(done.formatted.audio_ms * 48) > 48_000
+    await client.disconnect()
+    assert not client.is_connected
+
+
+async def test_a_conversation_by_audio_goes_the_same_way(model: LocalModel) -> None:
+    client = RealtimeClient(profile="local", url=address(model), api_key="k")
+    await client.connect()
+    await client.wait_for_session_created()
+    await client.send_user_message_content([{"type": "input_audio", "audio": b"\1\0" * 24_000}])
+    item = await client.wait_for_next_item(5)
+    assert item is not None
+    assert (item.role, item.status, item.formatted.text) == ("user", "completed", "")
+    done = await client.wait_for_next_completed_item(5)
+    assert done is not None
+    assert done.role == "assistant"
+    await client.disconnect()
+
+
+@pytest.mark.parametrize("key", ["", "wrong"])
+async def test_without_the_right_key_the_socket_opens_and_an_error_names_it(model: LocalModel, key: str) -> None:
+    client = RealtimeClient(profile="local", url=address(model), api_key=key)
+    errors: list[RealtimeError] = []
+    client.on("error", errors.append)
+    await client.connect()
+    with pytest.raises(RealtimeError, match="API key"):
+        await client.wait_for_session_created()
+    assert "API key" in errors[0].message
+    await client.disconnect()
+    async with connect(profile="local", url=address(model), api_key=key) as connection:
+        with pytest.raises(RealtimeError, match="invalid_api_key"):
+            await connection.receive()
+
+
+async def test_a_tool_is_called_and_its_answer_spoken(model: LocalModel) -> None:
+    client = RealtimeClient(profile="local", url=address(model), api_key="k")
+    given: list[Any] = []
+
+    def find_order(arguments: dict[str, Any]) -> dict[str, str]:
+        given.append(arguments)
+        return {"status": "on its way"}
+
+    definition = {"name": "find_order", "description": "Finds.", "parameters": {"type": "object", "properties": {}}}
+    await client.add_tool(definition, find_order)
+    await client.connect()
+    await client.wait_for_session_created()
+    completed: list[Any] = []
+    client.on("conversation.item.completed", lambda change: completed.append(change["item"]))
+    await client.send_user_message_content([{"type": "input_text", "text": "Where is my order?"}])
+    async with asyncio.timeout(10):
+        while not completed or "on its way" not in completed[-1].formatted.transcript:
+            await client.wait_for_next_completed_item(10)
+    assert given == [{"number": "A17"}]
+    assert [item.type for item in completed if item.type != "message"] == ["function_call", "function_call_output"]
+    await client.disconnect()
+
+
+async def test_an_interruption_cuts_what_was_said_to_what_was_heard(model: LocalModel) -> None:
+    client = RealtimeClient(profile="local", url=address(model), api_key="k")
+    errors: list[RealtimeError] = []
+    client.on("error", errors.append)
+    await client.connect()
+    await client.wait_for_session_created()
+    await client.send_user_message_content([{"type": "input_text", "text": "What city is this?"}])
+    await client.wait_for_next_item(5)
+    item = await client.wait_for_next_item(5)
+    assert item is not None
+    async with asyncio.timeout(5):
+        while item.formatted.audio_ms < 200:
+            await client.wait_for_next("conversation.updated", 5)
+    truncated = asyncio.create_task(client.realtime.wait_for_next("server.conversation.item.truncated", 5))
+    await asyncio.sleep(0)
+    await client.cancel_response(item.id, sample_count=2400)
+    assert (await truncated)["audio_end_ms"] == 100
+    assert item.formatted.transcript == ""
+    assert len(item.formatted.audio) == 4800
+    assert [error.code for error in errors if error.code != "response_cancel_not_active"] == []
+    await client.disconnect()
