@@ -240,7 +240,7 @@ class Session:
             self._lost(RealtimeError(str(error), code="refused"))
             return
         self.up = CallerToModel(caller, heard)
-        self.down = ModelToCaller(spoken, caller)
+        self.down = ModelToCaller(spoken, caller, gain_db=self._driver.plan.agent.gain_db)
         keepalive_s = self._target.profile.keepalive_s
         if keepalive_s:
             self._timers.append(self._loop.call_later(keepalive_s, self._keep_alive, keepalive_s))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import secrets
 from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import resources
 from typing import Any, Literal
 
 import msgspec
@@ -41,6 +43,13 @@ class IncomingCall(msgspec.Struct, frozen=True):
     called: str
     direction: Literal["inbound", "outbound"] = "inbound"
     variables: Mapping[str, str] = {}
+
+
+@cache
+def packaged_clips() -> dict[str, bytes]:
+    """What the service itself may have to say when no model can: 8 kHz mu-law, spoken by espeak-ng."""
+    folder = resources.files("bridge.settings") / "clips"
+    return {name: (folder / f"{name}.ulaw").read_bytes() for name in ("filler", "apology")}
 
 
 class Directory:
@@ -119,7 +128,8 @@ def _agent_plan(settings: Settings, name: str) -> AgentPlan:
         name=name,
         greeting=agent.greeting,
         policies=policies(agent),
-        clips={name: load_prompt(folder / file, MULAW_8K) for name, file in agent.clips.items()},
+        clips=packaged_clips() | {name: load_prompt(folder / file, MULAW_8K) for name, file in agent.clips.items()},
+        gain_db=agent.gain_db,
         fallback="transfer" if to_somebody else "hang_up",
         fallback_target=agent.transfer_targets.get(to_somebody, ""),
         transfer_targets=dict(agent.transfer_targets),
