@@ -26,9 +26,9 @@ import structlog
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime.api import RealtimeAPI
 from bridge.realtime.conversation import NAMELESS, Change, Conversation, InputAudio, Item
-from bridge.realtime.decoder import read_error
 from bridge.realtime.dialect import GA_NAMES
 from bridge.realtime.emitter import Emitter
+from bridge.realtime.envelope import read_error
 from bridge.realtime.profiles import Profile, Target, builtin
 from bridge.realtime.session import from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt

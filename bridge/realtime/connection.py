@@ -28,8 +28,8 @@ from websockets.frames import Close
 from websockets.typing import Subprotocol
 
 from bridge.errors import RealtimeError, UsageError
-from bridge.realtime.decoder import read_error
 from bridge.realtime.dialect import GA_NAMES, code_of_status, frame
+from bridge.realtime.envelope import read_error
 from bridge.realtime.profiles import Profile, Target, builtin
 from bridge.realtime.wire import MAX_MESSAGE, clean, read_object
 

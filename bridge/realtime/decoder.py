@@ -10,7 +10,6 @@ with ids no service would use.
 from __future__ import annotations
 
 import binascii
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,10 +17,6 @@ import msgspec
 import pybase64
 
 from bridge.call.events import (
-    CallerSpeechStarted,
-    CallerSpeechStopped,
-    CallerTranscribed,
-    CallerTurnEnded,
     Event,
     ItemSpoken,
     ItemTranscribed,
@@ -33,17 +28,21 @@ from bridge.call.events import (
     Usage,
     WordTimed,
 )
+from bridge.realtime.caller_turns import CallerTurns
 from bridge.realtime.dialect import (
     GA_NAMES,
     MADE_UP,
+    SILENT,
     AudioDelta,
-    Cure,
     SessionCreated,
     SessionUpdated,
     Unknown,
 )
+from bridge.realtime.envelope import Complaint, read_error
+from bridge.realtime.memory import Call, Recent, Repeats, Response
+from bridge.realtime.outcome import read_arguments, read_status, read_usage
 from bridge.realtime.session import read_format
-from bridge.realtime.wire import MAX_ID, MAX_MESSAGE, MAX_TEXT, clean, number, read_object, rows, table, whole, wire_id
+from bridge.realtime.wire import MAX_MESSAGE, clean, number, read_object, rows, table, whole, wire_id
 
 if TYPE_CHECKING:
     from bridge.realtime.dialect import Dialect
@@ -52,52 +51,6 @@ Fact = Event | SessionCreated | SessionUpdated | AudioDelta | Unknown
 Facts = tuple[Fact, ...]
 
 _MAX_OPEN = 32  # responses a service may leave open; older ones are ended for it
-_REMEMBERED = 512
-
-# Known, and no fact of a call.
-_SILENT = frozenset(
-    {
-        "conversation.created",
-        "conversation.item.retrieved",
-        "conversation.item.truncated",
-        "conversation.item.deleted",
-        "conversation.item.input_audio_transcription.delta",
-        "conversation.item.input_audio_transcription.segment",
-        "conversation.item.input_audio_transcription.updated",  # xAI: the whole text so far
-        "input_audio_buffer.cleared",
-        "input_audio_buffer.timeout_triggered",
-        "input_audio_buffer.dtmf_event_received",
-        "output_audio_buffer.started",
-        "output_audio_buffer.stopped",
-        "output_audio_buffer.cleared",
-        "response.content_part.added",
-        "response.function_call_arguments.delta",
-        "response.mcp_call_arguments.delta",
-        "response.mcp_call_arguments.done",
-        "response.mcp_call.in_progress",
-        "response.mcp_call.completed",
-        "response.mcp_call.failed",
-        "mcp_list_tools.in_progress",
-        "mcp_list_tools.completed",
-        "mcp_list_tools.failed",
-        "rate_limits.updated",
-        "ping",  # xAI, Inworld
-    }
-)
-
-
-# Services quote a refused key in their message; what they leave of it is still too much for a log.
-_KEY = re.compile(r"\b(?:sk|rsk|xai|gsk)[-_][\w*.-]{6,}\w")
-
-
-class Complaint(msgspec.Struct, frozen=True, gc=False):
-    """The last error envelope, fully judged: a call in progress knows no `retry`, a close that follows does."""
-
-    code: str
-    message: str
-    cure: Cure
-    param: str = ""
-    request_id: str = ""
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -112,44 +65,6 @@ class _Head(msgspec.Struct, gc=False):
     start_ms: float | None = None
 
 
-class _Call(msgspec.Struct, gc=False):
-    """A tool call in the making."""
-
-    item_id: str
-    name: str = ""
-    arguments: str | None = None  # None until they are complete
-
-
-class _Response:
-    """A response that has started and not ended."""
-
-    __slots__ = ("audio_items", "calls", "current_item", "id", "out_of_band", "transcribed", "words")
-
-    def __init__(self, response_id: str, *, out_of_band: bool = False) -> None:
-        self.id = response_id
-        self.out_of_band = out_of_band
-        self.current_item = ""  # the message item deltas without an id belong to
-        self.audio_items: dict[str, None] = {}  # with audio whose end was not announced yet, in order
-        self.transcribed: set[str] = set()  # items whose whole transcript is known
-        self.words: Literal["", "transcript", "text"] = ""  # where its words come from; a transcript wins over text
-        self.calls: dict[str, _Call] = {}  # by call id
-
-
-class _Recent:
-    """A set that forgets its oldest members."""
-
-    def __init__(self) -> None:
-        self._members: dict[str, None] = {}
-
-    def __contains__(self, member: str) -> bool:
-        return member in self._members
-
-    def add(self, member: str) -> None:
-        self._members[member] = None
-        if len(self._members) > _REMEMBERED:
-            del self._members[next(iter(self._members))]
-
-
 class Decoder:
     """Reads one session. `complaint` is the last error envelope, for whoever must judge a close that follows it."""
 
@@ -157,14 +72,12 @@ class Decoder:
         self.complaint: Complaint | None = None
         self._dialect = dialect
         self._read_head = msgspec.json.Decoder(_Head).decode
-        self._open: dict[str, _Response] = {}
-        self._current: _Response | None = None  # the one events without a response id belong to
-        self._deltas = _Recent()
-        self._ended = _Recent()
-        self._requested = _Recent()  # tool calls that were asked for, or must never be
-        self._turns = _Recent()  # caller items whose turn is known to have ended
-        self._caller_item = ""  # the caller's item being spoken, or spoken and not yet ended
-        self._caller_stopped = False
+        self._open: dict[str, Response] = {}
+        self._current: Response | None = None  # the one events without a response id belong to
+        self._repeats = Repeats()
+        self._ended = Recent()
+        self._requested = Recent()  # tool calls that were asked for, or must never be
+        self._caller = CallerTurns(self._make_up)
         self._conversation_named = dialect.profile.names_conversations
         self._made_up = 0
         self._readers: dict[str, Callable[[dict[str, Any], list[Fact]], None]] = {
@@ -183,13 +96,13 @@ class Decoder:
             "response.function_call_arguments.done": self._arguments_done,
             "response.audio_timestamp.delta": self._audio_timestamp,
             "response.done": self._response_done,
-            "conversation.item.added": self._item_added,
-            "conversation.item.done": self._item_added,
-            "conversation.item.input_audio_transcription.completed": self._caller_transcribed,
-            "conversation.item.input_audio_transcription.failed": self._caller_transcribed,
-            "input_audio_buffer.speech_started": self._speech_started,
-            "input_audio_buffer.speech_stopped": self._speech_stopped,
-            "input_audio_buffer.committed": self._committed,
+            "conversation.item.added": self._caller.item_added,
+            "conversation.item.done": self._caller.item_added,
+            "conversation.item.input_audio_transcription.completed": self._caller.transcribed,
+            "conversation.item.input_audio_transcription.failed": self._caller.transcribed,
+            "input_audio_buffer.speech_started": self._caller.started,
+            "input_audio_buffer.speech_stopped": self._caller.stopped,
+            "input_audio_buffer.committed": self._caller.committed,
             "error": self._error,
         }
 
@@ -202,7 +115,7 @@ class Decoder:
             pass  # some field is odd: the slow reading below decides
         else:
             kind = GA_NAMES.get(head.type, head.type)
-            if head.delta is not None and head.event_id and self._seen(head.event_id, head.delta):
+            if head.delta is not None and head.event_id and self._repeats.again(head.event_id, head.delta):
                 return ()
             if kind == "response.output_audio.delta" and head.delta is not None:
                 self._audio(head.response_id, head.item_id, head.content_index, head.delta, facts)
@@ -213,7 +126,7 @@ class Decoder:
             if kind == "response.output_text.delta" and head.delta is not None:
                 self._words(head.response_id, head.item_id, head.delta, head.start_ms, facts, source="text")
                 return tuple(facts)
-            if kind in _SILENT:
+            if kind in SILENT:
                 return ()
         event = read_object(frame)
         if isinstance(event, str):
@@ -224,17 +137,9 @@ class Decoder:
         reader = self._readers.get(GA_NAMES.get(name, name))
         if reader is not None:
             reader(event, facts)
-        elif name not in _SILENT:
+        elif name not in SILENT:
             facts.append(Unknown(clean(name, 100)))
         return tuple(facts)
-
-    def _seen(self, event_id: str, delta: str) -> bool:
-        """Whether this very delta came before; its end counts too, for services that number events carelessly."""
-        key = event_id[:MAX_ID] + delta[-48:]
-        if key in self._deltas:
-            return True
-        self._deltas.add(key)
-        return False
 
     def decode_binary(self, frame: bytes) -> Facts:
         """Facts of one binary frame: bare audio of what is being spoken."""
@@ -313,7 +218,7 @@ class Decoder:
 
     # ------------------------------------------------------------ responses
 
-    def _response(self, response_id: Any, facts: list[Fact]) -> _Response:
+    def _response(self, response_id: Any, facts: list[Fact]) -> Response:
         """The response an event belongs to; it is started here if the service forgot to say so."""
         current = self._current
         if current is not None and (response_id == current.id or not response_id):
@@ -322,19 +227,19 @@ class Decoder:
         if known in self._open:
             return self._open[known]
         if known and known in self._ended:
-            return _Response(known)  # late: passed on under its name, and kept out of the state
+            return Response(known)  # late: passed on under its name, and kept out of the state
         if not known and current is not None:
             return current
         return self._start(known or self._make_up("response"), facts)
 
-    def _start(self, response_id: str, facts: list[Fact], *, out_of_band: bool = False) -> _Response:
+    def _start(self, response_id: str, facts: list[Fact], *, out_of_band: bool = False) -> Response:
         if not out_of_band:
-            self._end_turn_before_answer(facts)
+            self._caller.end_before_answer(facts)
             if self._current is not None and self._current.id.startswith(MADE_UP):
                 self._end(self._current, facts)  # nobody else will
         while len(self._open) >= _MAX_OPEN:
             self._end(next(iter(self._open.values())), facts)
-        response = self._open[response_id] = _Response(response_id, out_of_band=out_of_band)
+        response = self._open[response_id] = Response(response_id, out_of_band=out_of_band)
         if not out_of_band:
             self._current = response
         facts.append(ResponseStarted(response_id, out_of_band))
@@ -342,7 +247,7 @@ class Decoder:
 
     def _end(
         self,
-        response: _Response,
+        response: Response,
         facts: list[Fact],
         status: Literal["completed", "cancelled", "incomplete", "failed"] = "completed",
         reason: str = "",
@@ -393,7 +298,7 @@ class Decoder:
 
         details = table(body.get("status_details"))
         error = table(details.get("error"))
-        status = _status(body.get("status"))
+        status = read_status(body.get("status"))
         reason = clean(details.get("reason"), 100) or clean(error.get("code"), 100) or clean(error.get("type"), 100)
         message = clean(error.get("message"), MAX_MESSAGE)
         for item in rows(body.get("output")):
@@ -404,11 +309,11 @@ class Decoder:
                 case "rotate" | "fatal" as more:
                     cure = more
                     self.complaint = Complaint(reason, message, more)
-        self._end(response, facts, status, reason, message, _usage(body.get("usage")), cure)
+        self._end(response, facts, status, reason, message, read_usage(body.get("usage")), cure)
 
     # ------------------------------------------------------------ items of a response
 
-    def _item(self, response: _Response, item_id: Any) -> str:
+    def _item(self, response: Response, item_id: Any) -> str:
         """The id of the item a delta belongs to."""
         if item_id == response.current_item and item_id:
             return response.current_item
@@ -416,11 +321,11 @@ class Decoder:
         response.current_item = known
         return known
 
-    def _spoke(self, response: _Response, item_id: str) -> None:
+    def _spoke(self, response: Response, item_id: str) -> None:
         if item_id not in response.audio_items:
             response.audio_items[item_id] = None
 
-    def _audio_ended(self, response: _Response, item_id: str, facts: list[Fact]) -> None:
+    def _audio_ended(self, response: Response, item_id: str, facts: list[Fact]) -> None:
         if item_id in response.audio_items:
             del response.audio_items[item_id]
             facts.append(ItemSpoken(response.id, item_id))
@@ -445,7 +350,7 @@ class Decoder:
         item_id = self._item(response, event.get("item_id"))
         self._whole_transcript(response, item_id, part.get("transcript") or part.get("text"), facts)
 
-    def _whole_transcript(self, response: _Response, item_id: str, text: Any, facts: list[Fact]) -> None:
+    def _whole_transcript(self, response: Response, item_id: str, text: Any, facts: list[Fact]) -> None:
         said = clean(text)
         if said and item_id not in response.transcribed:
             response.transcribed.add(item_id)
@@ -464,12 +369,12 @@ class Decoder:
         response = self._response(event.get("response_id"), facts)
         self._output_item(response, table(event.get("item")), facts, announced=True)
 
-    def _output_item(self, response: _Response, item: dict[str, Any], facts: list[Fact], *, announced: bool) -> None:
+    def _output_item(self, response: Response, item: dict[str, Any], facts: list[Fact], *, announced: bool) -> None:
         """An item in its final form: announced by output_item.done, or listed in response.done."""
         item_id = wire_id(item.get("id"))
         if item.get("type") == "function_call":
             call_id, call = self._call(response, item, item_id)
-            arguments = _arguments(item.get("arguments"))
+            arguments = read_arguments(item.get("arguments"))
             if arguments is not None and (arguments or call.arguments is None):
                 call.arguments = arguments
             status = item.get("status", "completed")
@@ -485,7 +390,7 @@ class Decoder:
 
     # ------------------------------------------------------------ tool calls
 
-    def _call(self, response: _Response, named: dict[str, Any], item_id: str) -> tuple[str, _Call]:
+    def _call(self, response: Response, named: dict[str, Any], item_id: str) -> tuple[str, Call]:
         """The call an item or an arguments event is about; services give it a call id, an item id, or both."""
         call_id = wire_id(named.get("call_id"))
         if not call_id:
@@ -494,7 +399,7 @@ class Decoder:
             call_id = self._make_up("call")
         call = response.calls.get(call_id)
         if call is None:
-            call = response.calls[call_id] = _Call(item_id or call_id)
+            call = response.calls[call_id] = Call(item_id or call_id)
         call.name = clean(named.get("name"), MAX_MESSAGE) or call.name
         return call_id, call
 
@@ -502,10 +407,10 @@ class Decoder:
         # Not acted on by itself: it is also sent for calls that were cut off. The item's or the response's end decides.
         response = self._response(event.get("response_id"), facts)
         _call_id, call = self._call(response, event, wire_id(event.get("item_id")))
-        arguments = _arguments(event.get("arguments"))
+        arguments = read_arguments(event.get("arguments"))
         call.arguments = arguments if arguments is not None else call.arguments
 
-    def _request_tool(self, response: _Response, call_id: str, call: _Call, facts: list[Fact]) -> None:
+    def _request_tool(self, response: Response, call_id: str, call: Call, facts: list[Fact]) -> None:
         if call_id in self._requested or call.arguments is None:
             return
         self._requested.add(call_id)
@@ -516,50 +421,6 @@ class Decoder:
         at_ms, text = number(event.get("audio_offset_ms")), clean(event.get("text"), MAX_MESSAGE)
         if at_ms is not None and text:
             facts.append(WordTimed(wire_id(event.get("item_id")), text, at_ms))
-
-    # ------------------------------------------------------------ the caller
-
-    def _speech_started(self, event: dict[str, Any], facts: list[Fact]) -> None:
-        self._caller_item = wire_id(event.get("item_id"))
-        self._caller_stopped = False
-        facts.append(CallerSpeechStarted(self._caller_item, number(event.get("audio_start_ms")) or 0.0))
-
-    def _speech_stopped(self, event: dict[str, Any], facts: list[Fact]) -> None:
-        self._caller_item = wire_id(event.get("item_id")) or self._caller_item or self._make_up("item")
-        self._caller_stopped = True
-        facts.append(CallerSpeechStopped(self._caller_item, number(event.get("audio_end_ms")) or 0.0))
-
-    def _committed(self, event: dict[str, Any], facts: list[Fact]) -> None:
-        item_id = wire_id(event.get("item_id")) or self._caller_item or self._make_up("item")
-        self._end_turn(item_id, facts, previous=wire_id(event.get("previous_item_id")))
-
-    def _end_turn(self, item_id: str, facts: list[Fact], *, previous: str = "") -> None:
-        self._caller_item, self._caller_stopped = "", False
-        if item_id not in self._turns:
-            self._turns.add(item_id)
-            facts.append(CallerTurnEnded(item_id, previous))
-
-    def _end_turn_before_answer(self, facts: list[Fact]) -> None:
-        """Services that never send `committed`: an answer after the caller stopped means the turn was taken."""
-        if self._caller_stopped:
-            self._end_turn(self._caller_item, facts)
-
-    def _item_added(self, event: dict[str, Any], facts: list[Fact]) -> None:
-        if table(event.get("response")):
-            return
-        item = table(event.get("item"))
-        item_id = wire_id(item.get("id"))
-        if item.get("type") == "function_call" or item.get("role") != "user" or not item_id:
-            return
-        audible = any(part.get("type") == "input_audio" for part in rows(item.get("content")))
-        if item_id == self._caller_item or audible:
-            self._end_turn(item_id, facts, previous=wire_id(event.get("previous_item_id")))
-
-    def _caller_transcribed(self, event: dict[str, Any], facts: list[Fact]) -> None:
-        item_id = wire_id(event.get("item_id")) or self._caller_item or self._make_up("item")
-        if item_id == self._caller_item:
-            self._end_turn(item_id, facts)
-        facts.append(CallerTranscribed(item_id, clean(event.get("transcript")).strip()))
 
     # ------------------------------------------------------------ errors
 
@@ -572,61 +433,3 @@ class Decoder:
     def _make_up(self, what: str) -> str:
         self._made_up += 1
         return f"{MADE_UP}{what}.{self._made_up}"
-
-
-def read_error(event: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Code, message, param and request id of an error envelope, in any of the forms services send.
-
-    `error` is an object (OpenAI), a string (vLLM-Omni), or missing with its fields at the top (gateways). Where there
-    is no code the error's type says a little.
-    """
-    body = event.get("error")
-    error = body if isinstance(body, dict) else {}
-    spoken = body if isinstance(body, str) else None
-    code = next(
-        (
-            clean(value, 100)
-            for value in (error.get("code"), event.get("code"), error.get("type"))
-            if isinstance(value, str) and value
-        ),
-        "unknown",
-    )
-    message = spoken or error.get("message") or event.get("message") or "the service reported an error"
-    param = error.get("param") or event.get("param")
-    request_id = event.get("request_id") or error.get("request_id")
-    return code, _KEY.sub("[key]", clean(message, MAX_MESSAGE)), clean(param, 200), wire_id(request_id)
-
-
-def _status(value: Any) -> Literal["completed", "cancelled", "incomplete", "failed"]:
-    match value:
-        case "cancelled" | "canceled":
-            return "cancelled"
-        case "incomplete":
-            return "incomplete"
-        case "failed":
-            return "failed"
-        case _:
-            return "completed"
-
-
-def _arguments(value: Any) -> str | None:
-    """Arguments as JSON text; a service that sends the object itself is understood too."""
-    if isinstance(value, dict):
-        try:
-            return clean(msgspec.json.encode(value).decode())
-        except ValueError:  # half a surrogate pair
-            return None
-    return clean(value, MAX_TEXT) if isinstance(value, str) else None
-
-
-def _usage(value: Any) -> Usage | None:
-    if not isinstance(value, dict):
-        return None
-    heard, spoken = table(value.get("input_token_details")), table(value.get("output_token_details"))
-    return Usage(
-        input_tokens=whole(value.get("input_tokens")),
-        output_tokens=whole(value.get("output_tokens")),
-        input_audio_tokens=whole(heard.get("audio_tokens")),
-        output_audio_tokens=whole(spoken.get("audio_tokens")),
-        cached_tokens=whole(heard.get("cached_tokens")),
-    )

@@ -92,6 +92,37 @@ GA_NAMES: dict[str, str] = {
 }
 BETA_NAMES: dict[str, str] = {ga: beta for beta, ga in GA_NAMES.items()}
 
+# Server events we know, and that are no fact of a call.
+SILENT = frozenset(
+    {
+        "conversation.created",
+        "conversation.item.retrieved",
+        "conversation.item.truncated",
+        "conversation.item.deleted",
+        "conversation.item.input_audio_transcription.delta",
+        "conversation.item.input_audio_transcription.segment",
+        "conversation.item.input_audio_transcription.updated",  # xAI: the whole text so far
+        "input_audio_buffer.cleared",
+        "input_audio_buffer.timeout_triggered",
+        "input_audio_buffer.dtmf_event_received",
+        "output_audio_buffer.started",
+        "output_audio_buffer.stopped",
+        "output_audio_buffer.cleared",
+        "response.content_part.added",
+        "response.function_call_arguments.delta",
+        "response.mcp_call_arguments.delta",
+        "response.mcp_call_arguments.done",
+        "response.mcp_call.in_progress",
+        "response.mcp_call.completed",
+        "response.mcp_call.failed",
+        "mcp_list_tools.in_progress",
+        "mcp_list_tools.completed",
+        "mcp_list_tools.failed",
+        "rate_limits.updated",
+        "ping",  # xAI, Inworld
+    }
+)
+
 # ---------------------------------------------------------------- errors
 
 # Older services and gateways send a message and no code. The first fragment found in the lower-cased message decides.
