@@ -58,7 +58,10 @@ class Dial(Protocol):
 
 
 class ModelLeg:
-    """All sessions of one call, one after the other. `targets` stand in the order of the plan's models."""
+    """All sessions of one call: the one in use, and at times the one that will take its place.
+
+    `targets` stand in the order of the plan's models.
+    """
 
     def __init__(
         self, driver: Driver, targets: Sequence[Target], *, caller: AudioFormat, dial: Dial = connect.dial
@@ -68,6 +71,7 @@ class ModelLeg:
         self.caller = caller
         self.dial = dial
         self._session: Session | None = None
+        self._next: Session | None = None
         plan = driver.plan
         self._uplink_bytes = int(plan.agent.policies.uplink_frame_ms * caller.bytes_per_ms)
         self._uplink = bytearray()
@@ -75,22 +79,38 @@ class ModelLeg:
     # ------------------------------------------------------------ requests
 
     def open(self, action: do.OpenModel) -> None:
-        self._drop()
-        self._session = Session(self, action, self._targets[action.service])
-        self._session.start()
+        """A session; where one is in use, the new one is kept beside it."""
+        session = Session(self, action, self._targets[action.service])
+        if self._session is None:
+            self._session = session
+        else:
+            if self._next is not None:
+                self._next.close()
+            self._next = session
+        session.start()
+
+    def switch(self, action: do.SwitchModel) -> None:
+        """The session kept beside takes the place of the one in use."""
+        assert self._next is not None, "only a session that is ready takes over"
+        if self._session is not None:
+            self._session.close()
+        self._session, self._next = self._next, None
+        self._session.seed(action.news)
 
     def close(self) -> None:
-        """End the session, if there is one. Closing twice is harmless."""
-        self._drop()
-
-    def _drop(self) -> None:
+        """End every session. Closing twice is harmless."""
         self._uplink.clear()
-        if self._session is not None:
-            session, self._session = self._session, None
-            session.close()
+        for session in (self._session, self._next):
+            if session is not None:
+                session.close()
+        self._session = self._next = None
 
-    def current(self, session: Session) -> bool:
+    def in_use(self, session: Session) -> bool:
         return self._session is session
+
+    def concerns(self, session: Session) -> bool:
+        """Whether anybody still wants to know what becomes of it."""
+        return session is self._session or session is self._next
 
     def send_audio(self, audio: bytes) -> None:
         session = self._session
@@ -198,7 +218,7 @@ class Session:
             if isinstance(fact, words.AudioDelta):
                 self._spoke(fact)
             elif isinstance(fact, ev.Event):
-                self._driver.deliver(fact)
+                self._tell(fact)
             elif isinstance(fact, words.SessionCreated):
                 self._configure()
             elif isinstance(fact, words.SessionUpdated):
@@ -208,14 +228,25 @@ class Session:
             if self.closed:
                 return
 
+    def _tell(self, fact: ev.Event) -> None:
+        """Of a session that is not in use yet the call hears only whether it is ready, or lost."""
+        if self._leg.in_use(self):
+            self._driver.deliver(fact)
+        elif isinstance(fact, ev.ModelComplained) and fact.cure in ("rotate", "fatal"):
+            self._lost(RealtimeError(fact.message, code=fact.code))
+
+    def seed(self, items: Sequence[do.HistoryItem]) -> None:
+        """Tell the session what was said."""
+        for frame in self._dialect.history(tuple(items)):
+            self._send(frame)
+
     def _configure(self) -> None:
         """The service greeted us: say what we want, and what was said before."""
         if self._configured or self._socket is None:
             return
         self._configured = True
         self._send(self._dialect.session_update(self._driver.plan.session))
-        for frame in self._dialect.history(self._history):
-            self._send(frame)
+        self.seed(self._history)
         if not self._target.profile.confirms_update:
             self._confirmed(words.SessionUpdated())
         else:
@@ -260,8 +291,8 @@ class Session:
     # ------------------------------------------------------------ open
 
     def _spoke(self, delta: words.AudioDelta) -> None:
-        if self.down is None:
-            return  # audio before the session was agreed on is not for this caller
+        if self.down is None or not self._leg.in_use(self):
+            return  # audio before the session was agreed on, or took over, is not for this caller
         audio = self.down.push(delta.audio)
         self._driver.deliver(
             ev.ModelSpoke(
@@ -296,7 +327,7 @@ class Session:
         self._lost(RealtimeError(f"the connection closed ({code} {reason})".replace(" )", ")"), code="connection_lost"))
 
     def _lost(self, error: RealtimeError) -> None:
-        if self._closed or not self._leg.current(self):
+        if self._closed or not self._leg.concerns(self):
             return
         cure = self._dialect.cure(error.code, error.message)
         log.warning("model_session_lost", call_id=self._driver.plan.call_id, code=error.code, why=error.message)
