@@ -48,7 +48,7 @@ class Recent:
 
 
 class Repeats:
-    """Knows a delta that was sent twice by its event id, until a service shows that it numbers its events carelessly."""
+    """Knows a delta sent twice by its event id, until a service shows that it numbers its events carelessly."""
 
     def __init__(self) -> None:
         self._ends: dict[str, str] = {}  # event id -> how its delta ended

@@ -7,11 +7,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from openai.types.realtime import RealtimeClientEvent
+from pydantic import TypeAdapter
 
 from bridge.errors import RealtimeError
 from bridge.localmodel.brain import Brain, Heard
 from bridge.localmodel.server import LocalModel
 from bridge.realtime import RealtimeClient, connect
+from bridge.realtime.client import SERVER_VAD
+from tests.realtime.test_dialect import unknown_fields
 
 BRAIN = Brain.from_dict(
     {
@@ -153,3 +157,30 @@ async def test_an_interruption_cuts_what_was_said_to_what_was_heard(model: Local
     assert len(item.formatted.audio) == 4800
     assert [error.code for error in errors if error.code != "response_cancel_not_active"] == []
     await client.disconnect()
+
+
+async def test_every_event_the_client_sends_is_a_typed_event_of_the_sdk(model: LocalModel) -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(RealtimeClientEvent)
+    client = RealtimeClient(profile="local", url=address(model), api_key="k")
+    sent: list[dict[str, Any]] = []
+    client.realtime.on("client.*", sent.append)
+    await client.update_session(
+        turn_detection=SERVER_VAD, input_audio_transcription={"model": "gpt-4o-mini-transcribe"}, voice="marin"
+    )
+    definition = {"name": "find_order", "description": "Finds.", "parameters": {"type": "object", "properties": {}}}
+    await client.add_tool(definition, lambda arguments: {"status": "lost"})
+    await client.connect()
+    await client.wait_for_session_created()
+    await client.update_session(turn_detection=None)
+    await client.append_input_audio(bytes(4800))
+    await client.send_user_message_content([{"type": "input_text", "text": "Where is my order?"}])
+    async with asyncio.timeout(10):
+        while not any(item.role == "assistant" and item.formatted.audio for item in client.conversation.get_items()):
+            await client.wait_for_next("conversation.updated", 10)
+    spoken = client.conversation.get_items()[-1]
+    await client.cancel_response(spoken.id, 0)
+    await client.delete_item(spoken.id)
+    await client.disconnect()
+    assert len({event["type"] for event in sent}) == 8
+    for event in sent:
+        assert unknown_fields(adapter.validate_python(event)) == [], event
