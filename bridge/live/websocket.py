@@ -11,11 +11,12 @@ Laws: `on_message` is called synchronously for each message; `on_closed` exactly
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from websockets.frames import Opcode
+from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as WireProtocol
 from websockets.protocol import Side, State
 from websockets.server import ServerProtocol
@@ -27,7 +28,14 @@ except ImportError:  # no compiled wheel for this platform: slower, the same byt
 
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
-_CLOSE_WAIT_S = 1.0
+_CLOSE_WAIT_S: Final = 1.0
+_SECOND_LOOK_S: Final = 0.25
+_SMALLEST_FRAGMENT: Final = 64  # bytes, on average; a message in smaller pieces than that is an attack on memory
+_LONGEST_REASON: Final = 123  # bytes in a close frame (RFC 6455 section 5.5)
+
+# The library tells its logger of every connection, and at DEBUG of every header and frame: keys and voices.
+_quiet = logging.getLogger("bridge.wire")
+_quiet.setLevel(logging.WARNING)
 
 
 class Writable(Protocol):
@@ -41,7 +49,7 @@ class Writable(Protocol):
 
 
 Message = Callable[[bytes, bool], None]  # (payload, is_text)
-Closed = Callable[[int, str], None]  # (close code, 1006 when there was none; reason)
+Closed = Callable[[int, str], None]  # (close code: theirs, else ours, else 1006; reason)
 
 
 class CallSocket:
@@ -62,14 +70,15 @@ class CallSocket:
         self._max_bytes = max_bytes
         self.on_message = on_message
         self._on_closed: Closed | None = on_closed
+        self._open = True
         self._masked_in = wire.side is Side.SERVER
         self._masks = _Masks() if wire.side is Side.CLIENT else None
         self._rest = bytearray()  # an incomplete frame
         self._need = 2
-        self._leaving = False  # a close was sent: what still comes is not delivered
         self._in_fragments = False
         self._fragments: list[bytes] = []
         self._fragments_text = True
+        self._most_fragments = max(1024, max_bytes // _SMALLEST_FRAGMENT)
         self._alarm: asyncio.TimerHandle | None = None
         self._unanswered = False
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -80,13 +89,13 @@ class CallSocket:
         """Bytes from the transport."""
         if self._on_closed is None:
             return
+        self._unanswered = False
         if self._rest:
             self._rest += data
             if len(self._rest) < self._need:
                 return
             data = bytes(self._rest)
             self._rest.clear()
-        self._unanswered = False
         at, end = 0, len(data)
         while end - at >= 2:
             head, second = data[at], data[at + 1]
@@ -105,19 +114,23 @@ class CallSocket:
             masked = second & 0x80
             after = body + length + (4 if masked else 0)
             if length > self._max_bytes:
-                self._fail_too_big()
+                self._fail(1009, "message too big")
                 return
             if after > end:
                 self._need = after - at
                 self._rest += data[at:]
                 return
-            if self._leaving:
-                self._uncommon(data[at:after])
-            elif (head == _TEXT or head == _BINARY) and not self._in_fragments and bool(masked) == self._masked_in:
+            if (
+                (head == _TEXT or head == _BINARY)
+                and self._open
+                and not self._in_fragments
+                and bool(masked) == self._masked_in
+            ):
                 payload = apply_mask(data[body + 4 : after], data[body : body + 4]) if masked else data[body:after]
                 self.on_message(payload, head == _TEXT)
             else:
-                self._uncommon(data[at:after])
+                self._wire.receive_data(data[at:after])
+                self._settle()
             if self.finished:
                 return
             at = after
@@ -127,48 +140,51 @@ class CallSocket:
 
     def feed_end(self) -> None:
         """The transport will bring no more."""
-        self._wire.receive_eof()
-        self._finish()
-
-    def _uncommon(self, frame: bytes) -> None:
-        self._wire.receive_data(frame)
-        self._settle()
+        if self._on_closed is not None:
+            self._wire.receive_eof()
+            self._finish()
 
     def _settle(self) -> None:
         """Do what the library's protocol decided: deliver, answer, close."""
-        for event in self._wire.events_received():
-            opcode, fin, data = getattr(event, "opcode", None), getattr(event, "fin", True), getattr(event, "data", b"")
-            if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-                self._fragments_text = opcode is Opcode.TEXT
-                self._fragments = [bytes(data)]
-                self._in_fragments = not fin
-            elif opcode is Opcode.CONT:
-                self._fragments.append(bytes(data))
-                self._in_fragments = not fin
-            else:
+        for frame in self._wire.events_received():
+            if not isinstance(frame, Frame) or frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 continue
-            if fin:
-                whole, self._fragments = b"".join(self._fragments), []
-                if self._on_closed is not None and not self._leaving:
+            if frame.opcode is not Opcode.CONT:
+                self._fragments_text = frame.opcode is Opcode.TEXT
+            self._fragments.append(bytes(frame.data))
+            self._in_fragments = not frame.fin
+            if frame.fin:
+                whole = b"".join(self._fragments)
+                self._fragments.clear()
+                if self._open:
                     self.on_message(whole, self._fragments_text)
+            elif len(self._fragments) > self._most_fragments:
+                self._fail(1009, "too many fragments")
+                return
         self._flush()
 
-    def _fail_too_big(self) -> None:
-        self._wire.fail(1009, "message too big")
+    def _fail(self, code: int, reason: str) -> None:
+        """The peer broke the protocol: tell it why, and do not listen any more (RFC 6455 section 7.1.7)."""
+        self._wire.fail(code, reason)
         self._flush()
-        self._finish()
+        self._hang_up()
 
     def _flush(self) -> None:
+        """Write what the protocol has to say, and hang up where it has come to its end."""
         for data in self._wire.data_to_send():
-            if data:
-                if not self._transport.is_closing():
-                    self._transport.write(data)
-            else:
-                self._transport.close()
-                self._finish()
-                return
-        if self._wire.close_rcvd is not None:
+            if data and not self._transport.is_closing():
+                self._transport.write(data)
+        # A client may leave it to the server to close TCP (RFC 6455 section 7.1.1); one that does not would keep the
+        # connection, and the call, for ever.
+        if self._wire.close_rcvd is not None or self._wire.parser_exc is not None:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """What was written still leaves; a peer that does not read it is cut off."""
+        if self._on_closed is not None:
             self._transport.close()
+            if self._transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(_CLOSE_WAIT_S, self._transport.abort)
             self._finish()
 
     @property
@@ -180,7 +196,7 @@ class CallSocket:
 
     @property
     def open(self) -> bool:
-        return self._on_closed is not None and self._wire.state is State.OPEN
+        return self._open
 
     @property
     def waiting_bytes(self) -> int:
@@ -189,16 +205,16 @@ class CallSocket:
 
     def send(self, payload: bytes) -> None:
         """One text message, now. On a closing socket it is lost, as it would be on the way."""
-        if self.open:
+        if self._open:
             self._transport.write(self._frame(payload, _TEXT))
 
     def send_binary(self, payload: bytes) -> None:
-        if self.open:
+        if self._open:
             self._transport.write(self._frame(payload, _BINARY))
 
     def send_all(self, payloads: Iterable[bytes]) -> None:
         """Several text messages in one write."""
-        if self.open:
+        if self._open:
             self._transport.write(b"".join([self._frame(payload, _TEXT) for payload in payloads]))
 
     def _frame(self, payload: bytes, head: int) -> bytes:
@@ -221,12 +237,10 @@ class CallSocket:
     # ------------------------------------------------------------ staying alive, and ending
 
     def keep_alive(self, *, every_s: float, within_s: float) -> None:
-        """Ping a silent peer every `every_s`; give it up when nothing at all came for `within_s` after a ping."""
+        """Ping every `every_s`; give the peer up when nothing at all came for `within_s` after a ping."""
         loop = asyncio.get_running_loop()
 
         def ping() -> None:
-            if not self.open:
-                return
             self._unanswered = True
             self._wire.send_ping(os.urandom(4))
             self._flush()
@@ -234,31 +248,34 @@ class CallSocket:
 
         def check() -> None:
             if self._unanswered:
-                self._wire.fail(1011, "no answer to a ping")
-                self._transport.abort()
-                self._finish()
+                # Where this process itself stood still, the answer may lie unread: it is read before this rings again.
+                self._alarm = loop.call_later(_SECOND_LOOK_S, give_up)
             else:
-                self._alarm = loop.call_later(max(every_s - within_s, 0.1), ping)
+                self._alarm = loop.call_later(max(every_s - within_s, 0.0), ping)
 
-        self._alarm = loop.call_later(every_s, ping)
+        def give_up() -> None:
+            if self._unanswered:
+                self._wire.fail(1011, "no answer to a ping")
+                self.abort()
+            else:
+                self._alarm = loop.call_later(every_s, ping)
+
+        if self._open:
+            self._stop_alarm()
+            self._alarm = loop.call_later(every_s, ping)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close; a peer that does not answer within a second is cut off. Closing twice is harmless."""
-        if self._on_closed is None or self._wire.state is not State.OPEN:
+        if not self._open:
             return
-        self._leaving = True
-        self._wire.send_close(code, reason)
+        self._open = False
+        self._wire.send_close(code, reason.encode()[:_LONGEST_REASON].decode(errors="ignore"))
         self._flush()
-        if self._on_closed is not None:
-            self._stop_alarm()
-            self._alarm = asyncio.get_running_loop().call_later(_CLOSE_WAIT_S, self._give_up)
+        self._stop_alarm()
+        self._alarm = asyncio.get_running_loop().call_later(_CLOSE_WAIT_S, self.abort)
 
     def abort(self) -> None:
         """Cut the connection without a word."""
-        self._transport.abort()
-        self._finish()
-
-    def _give_up(self) -> None:
         self._transport.abort()
         self._finish()
 
@@ -271,16 +288,12 @@ class CallSocket:
         if self._on_closed is None:
             return
         on_closed, self._on_closed = self._on_closed, None
+        self._open = False
         self._stop_alarm()
         self._rest.clear()
-        received = self._wire.close_rcvd
-        sent = self._wire.close_sent
-        if received is not None:
-            code, reason = int(received.code), received.reason
-        elif sent is not None:
-            code, reason = int(sent.code), sent.reason
-        else:
-            code, reason = 1006, ""
+        self._fragments.clear()
+        said = self._wire.close_rcvd or self._wire.close_sent
+        code, reason = (1006, "") if said is None else (int(said.code), said.reason)
         if not self.closed.done():
             self.closed.set_result(None)
         on_closed(code, reason)
@@ -305,4 +318,4 @@ class _Masks:
 
 def server_wire(max_bytes: int) -> WireProtocol:
     """The server's side of a connection whose handshake somebody else has done."""
-    return ServerProtocol(state=State.OPEN, max_size=max_bytes)
+    return ServerProtocol(state=State.OPEN, max_size=max_bytes, logger=_quiet)
