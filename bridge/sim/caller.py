@@ -6,7 +6,6 @@ frame, or at a given time of the call; otherwise there is silence (0xFF) or comf
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ import pybase64
 from bridge.audio import g711
 from bridge.errors import UsageError
 
+from . import noise
 from .network import Network
 from .playout import SAMPLES_PER_MS
 
@@ -23,6 +23,7 @@ FRAME_MS = 20
 FRAME = FRAME_MS * SAMPLES_PER_MS
 SILENCE = b"\xff" * FRAME
 SILENCE_PAYLOAD = pybase64.b64encode(SILENCE).decode()
+_NOISE_FRAMES = 101  # about 2 s of noise, over and over
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,9 @@ class CallerLine:
     def __init__(self, caller: Caller) -> None:
         self.spoken: list[Spoken] = []
         self._queue: deque[_Utterance] = deque()
-        self._noise = _noise(caller.noise_dbfs, caller.noise_seed) if caller.noise_dbfs is not None else None
+        self._noise = None
+        if caller.noise_dbfs is not None:
+            self._noise = noise.room(_NOISE_FRAMES * FRAME, dbfs=caller.noise_dbfs, seed=caller.noise_seed)
         self._noise_at = 0
 
     def say(self, audio: bytes, *, at: int | None, label: str) -> None:
@@ -85,9 +88,9 @@ class CallerLine:
             return (SILENCE, False) if speech is None else (speech, True)
         if self._noise_at + FRAME > len(self._noise):
             self._noise_at = 0
-        noise = self._noise[self._noise_at : self._noise_at + FRAME]
+        hiss = self._noise[self._noise_at : self._noise_at + FRAME]
         self._noise_at += FRAME
-        mixed = noise if speech is None else noise + np.frombuffer(g711.decode_mulaw(speech), "<i2").astype(np.int32)
+        mixed = hiss if speech is None else hiss + np.frombuffer(g711.decode_mulaw(speech), "<i2").astype(np.int32)
         return g711.encode_mulaw(np.clip(mixed, -32768, 32767).astype("<i2").tobytes()), speech is not None
 
     def _speech(self, start: int) -> bytes | None:
@@ -120,13 +123,3 @@ class CallerLine:
         if not begun:
             return None
         return bytes(frame) + b"\xff" * (FRAME - len(frame))
-
-
-def _noise(dbfs: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    """2.02 s of noise shaped like a room: brown-ish, so that a voice detector is not fooled by hiss alone."""
-    generator = np.random.default_rng(random.Random(f"noise-{seed}").getrandbits(64))
-    white = generator.standard_normal(101 * FRAME + 64)
-    smooth = np.convolve(white, np.hanning(9), mode="same")[32:-32]
-    level = 32768 * 10 ** (dbfs / 20)
-    scaled: np.ndarray[tuple[int], np.dtype[np.int32]] = np.rint(smooth * level / smooth.std()).astype(np.int32)
-    return scaled
