@@ -28,7 +28,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One item the caller interrupted: what we told the model, and what had really been played when the clear arrived."""
+    """One item the caller interrupted: what we told the model, and what had been played when the clear arrived."""
 
     at_ms: float
     item_id: str
@@ -77,11 +77,11 @@ class Watch:
 
     def _note_pieces(self, actions: Sequence[do.Action]) -> None:
         played = [action for action in actions if isinstance(action, do.PlayAudio)]
-        position = self.driver.call.state.ledger.sent_ms - sum(action.ms for action in played)
+        ledger = self.driver.call.state.ledger
+        position = ledger.reckoning.sent_ms - sum(action.ms for action in played)
         for action in played:
             middle = position + action.ms / 2
-            spans = self.driver.call.state.ledger.spans
-            item_id = next((span.item_id for span in spans if span.begin_ms <= middle < span.end_ms), "")
+            item_id = next((sent.item_id for sent in ledger.slices if sent.begin_ms <= middle < sent.end_ms), "")
             self._pieces.append((self._sent, self._sent + len(action.audio), item_id))
             self._sent += len(action.audio)
             position += action.ms
