@@ -33,6 +33,8 @@ from bridge.call.state import State
 
 Actions = list[do.Action]
 
+_LEAST_MS = 1.0  # a deadline that was handled moves by at least this
+
 
 class Call:
     """One call. Times given are milliseconds on the caller of `handle`'s monotonic clock."""
@@ -45,8 +47,6 @@ class Call:
         )
         self._desk = Desk(plan, self.state)
         self._base = now - elapsed
-        self._due: float | None = None
-        self._rearm(elapsed)
 
     # ------------------------------------------------------------ the contract
 
@@ -61,7 +61,8 @@ class Call:
 
     def deadline(self) -> float | None:
         """If nothing happens until then, give a `DeadlineReached`."""
-        return None if self._due is None else self._due + self._base
+        due = self.state.due
+        return None if due is None else due + self._base
 
     def handle(self, event: ev.Event, now: float) -> Actions:
         """Take one fact; return what is to be done, in order."""
@@ -73,10 +74,11 @@ class Call:
         out: Actions = []
         desk.out = out
         kind = type(event)
-        if self._due is not None and self._due <= at:
+        due = state.due
+        if due is not None and due <= at:
             self._deadlines(desk)
             if self.over:
-                self._due = None
+                state.due = None
                 return out
         elif kind is ev.CallerSpoke:  # the frame path: nothing else can have changed
             leg.caller_spoke(desk, event)  # type: ignore[arg-type]  # its kind was just looked at
@@ -125,11 +127,13 @@ class Call:
 
     def _rearm(self, at: float) -> None:
         if self.state.over:
-            self._due = None
+            self.state.due = None
             return
         due = self.state.timers.due()
         release = self.state.ledger.next_release(at)
-        self._due = release if due is None or (release is not None and release < due) else due
+        if due is None or (release is not None and release < due):
+            due = release
+        self.state.due = due if due is None or due > at else at + _LEAST_MS
 
 
 _FACTS: dict[type[ev.Event], Callable[[Desk, Any], None]] = {

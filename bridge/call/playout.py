@@ -19,6 +19,7 @@ from bridge.call.reckoning import Reckoning
 _CERTAIN_MS = 1.0  # closer than this is the same
 _FIRST_SLICE_MS = 20.0  # into an empty buffer: their marks tell soon with what lag the carrier begins
 _FIRST_SLICES_MS = 60.0
+_SHORTEST_LEAD_MS = 40.0
 _POLL_MS = 20.0  # the least time between two looks at a carrier that stands still
 _LONGEST_RESPONSE_MS = 120_000.0
 _MOST_WAITING_MS = 180_000.0
@@ -336,7 +337,7 @@ class Playout(msgspec.Struct):
 
 def open_ledger(*, lead_ms: float, slice_ms: float, carrier: CarrierCapabilities) -> Playout:
     return Playout(
-        lead_ms=min(lead_ms, carrier.max_lead_ms),
+        lead_ms=max(min(lead_ms, carrier.max_lead_ms), _SHORTEST_LEAD_MS),
         slice_ms=slice_ms,
         bytes_per_ms=carrier.bytes_per_ms,
         sample_bytes=2 if carrier.encoding == "pcm16" else 1,

@@ -46,7 +46,8 @@ def _patience_ms(desk: Desk) -> float:
     if desk.state.fillers:
         return _FILLER_AGAIN_MS
     policies = desk.policies
-    return (policies.answer_filler_s if desk.state.model == "ready" else policies.filler_after_s) * 1000
+    patience_s = policies.answer_filler_s if desk.state.model == "ready" else policies.filler_after_s
+    return max(patience_s * 1000, _STEP_MS)
 
 
 def on_dead_air(desk: Desk) -> None:
@@ -75,7 +76,7 @@ def on_no_answer(desk: Desk) -> None:
     state, turns, policies = desk.state, desk.turns, desk.policies
     if state.owed_since is None:
         return
-    retry_ms, rotate_ms = policies.answer_retry_s * 1000, policies.answer_rotate_s * 1000
+    retry_ms, rotate_ms = max(policies.answer_retry_s * 1000, _STEP_MS), policies.answer_rotate_s * 1000
     waiting = state.model == "ready" and (turns.expecting or turns.responding)
     since = max(state.progress_at, state.owed_since)
     if desk.ledger.items:  # it has spoken, and that is still being heard

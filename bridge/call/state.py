@@ -34,6 +34,7 @@ class State(msgspec.Struct):
     timers: Timers = msgspec.field(default_factory=Timers)
     transcript: Transcript = msgspec.field(default_factory=Transcript)
 
+    due: float | None = None  # when to look again if nothing happens
     over: bool = False
     reason: EndReason | None = None
     ending: Ending | None = None

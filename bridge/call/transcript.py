@@ -8,6 +8,7 @@ own time where the service tells it, else in proportion to the audio.
 from __future__ import annotations
 
 import itertools
+from math import isfinite
 from typing import Literal
 
 import msgspec
@@ -125,7 +126,7 @@ class Transcript(msgspec.Struct):
 
     def word_timed(self, item_id: str, text: str, at_ms: float) -> None:
         entry = self.find(item_id)
-        if entry is not None and len(entry.words) < _MOST_WORDS:
+        if entry is not None and entry.role == "agent" and len(entry.words) < _MOST_WORDS and isfinite(at_ms):
             entry.words.append((at_ms, text[:_LONGEST_TEXT]))
 
     def agent_heard(self, item: Item, heard_ms: float, *, cut: bool) -> None:
