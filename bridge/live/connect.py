@@ -1,95 +1,97 @@
 """Dialling the model service: TCP, TLS, the WebSocket handshake, and a plain reason when it does not work.
 
 No proxy, no redirect (a redirect would carry the key to another host), no compression (base64 audio does not
-compress, and an inflater is a risk), TLS always verified.
+compress, and an inflater is a risk), TLS always verified. No error quotes the service: what it answers may hold our
+key.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Sequence
 from functools import cache
-from typing import cast
+from http.client import responses
+from typing import Final, cast
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidStatus
-from websockets.http11 import Response
+from websockets.exceptions import InvalidURI
 from websockets.protocol import State
 from websockets.typing import Subprotocol
-from websockets.uri import parse_uri
+from websockets.uri import WebSocketURI, parse_uri
 
 from bridge.errors import RealtimeError
-from bridge.live.websocket import CallSocket, Closed, Message
+from bridge.live.websocket import CallSocket, Closed, Message, client_wire
 from bridge.realtime.dialect import code_of_status
 
-MAX_BYTES = 8 << 20  # some services send a whole utterance in one delta
+MAX_BYTES: Final = 8 << 20  # some services send a whole utterance in one delta
+_MOST_HEAD: Final = 65_536
+_HEAD_END: Final = b"\r\n\r\n"
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |\r\n)")
+_RETRY_AFTER: Final = re.compile(rb"\r\nretry-after:[ \t]*([0-9]{1,5})[ \t]*\r\n", re.IGNORECASE)
 
 
 class Refused(RealtimeError):
     """The service answered the handshake with an HTTP status. `retry_after_s` is what its header asked for."""
 
-    def __init__(self, status: int, detail: str, *, retry_after_s: float | None) -> None:
+    def __init__(self, status: int, *, retry_after_s: float | None) -> None:
         self.status = status
         self.retry_after_s = retry_after_s
-        super().__init__(f"HTTP {status} {detail}".rstrip(), code=code_of_status(status))
+        super().__init__(f"HTTP {status} {responses.get(status, '')}".rstrip(), code=code_of_status(status))
 
 
 class _Dialling(asyncio.Protocol):
     """The transport's side: the handshake first, then everything goes to the CallSocket."""
 
-    def __init__(
-        self, wire: ClientProtocol, headers: Sequence[tuple[str, str]], on_message: Message, on_closed: Closed
-    ):
+    def __init__(self, wire: ClientProtocol, on_message: Message, on_closed: Closed) -> None:
         self._wire = wire
-        self._headers = headers
         self._on_message = on_message
         self._on_closed = on_closed
-        self._head = b""
+        self._head = bytearray()
         self._socket: CallSocket | None = None
         self.opened: asyncio.Future[CallSocket] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        request = self._wire.connect()
-        for name, value in self._headers:
-            request.headers[name] = value
-        self._wire.send_request(request)
-        for data in self._wire.data_to_send():
-            self._transport.write(data)
+        self._transport.write(b"".join(self._wire.data_to_send()))
 
     def data_received(self, data: bytes) -> None:
         if self._socket is not None:
             self._socket.feed(data)
-            return
+        elif not self.opened.done():
+            self._shake_hands(data)
+
+    def _shake_hands(self, data: bytes) -> None:
+        looked_at = max(0, len(self._head) - len(_HEAD_END))
         self._head += data
-        end = self._head.find(b"\r\n\r\n")
-        if end < 0 and len(self._head) < 65536:
+        end = self._head.find(_HEAD_END, looked_at) + len(_HEAD_END)
+        if end < len(_HEAD_END):
+            if len(self._head) > _MOST_HEAD:
+                self._fail(_failed("its answer has no end"))
             return
-        head, rest = self._head[: end + 4], self._head[end + 4 :]
-        refused = not head.startswith(b"HTTP/1.1 101")
-        self._wire.receive_data(self._head if refused else head)
+        head, rest = bytes(self._head[:end]), bytes(self._head[end:])
+        status = _STATUS.match(head)
+        if status is None:
+            self._fail(_failed("its answer is not HTTP"))
+            return
+        if status[1] != b"101":
+            asked = _RETRY_AFTER.search(head)
+            self._fail(Refused(int(status[1]), retry_after_s=float(asked[1]) if asked else None))
+            return
+        self._wire.receive_data(head)
         if self._wire.state is not State.OPEN:
-            self._fail()
+            self._fail(_failed(type(self._wire.handshake_exc).__name__))
             return
         self._wire.events_received()
         self._socket = CallSocket(
             self._wire, self._transport, max_bytes=MAX_BYTES, on_message=self._on_message, on_closed=self._on_closed
         )
-        if self.opened.done():  # nobody waits any more
-            self._socket.abort()
-            return
         self.opened.set_result(self._socket)
-        if rest:
-            # The callback of `opened` has not run yet: what came with the handshake waits for it.
-            asyncio.get_running_loop().call_soon(self._socket.feed, rest)
+        self._socket.feed(rest)
 
-    def _fail(self) -> None:
-        cause = self._wire.handshake_exc
-        if cause is None and not self._transport.is_closing() and len(self._head) < 65536:
-            return  # the answer is still coming
-        if not self.opened.done():
-            self.opened.set_exception(_reason(cause))
+    def _fail(self, why: RealtimeError) -> None:
+        self.opened.set_exception(why)
         self._transport.abort()
 
     def eof_received(self) -> None:
@@ -99,23 +101,11 @@ class _Dialling(asyncio.Protocol):
         if self._socket is not None:
             self._socket.feed_end()
         elif not self.opened.done():
-            self._wire.receive_eof()
-            self.opened.set_exception(_reason(self._wire.handshake_exc))
+            self.opened.set_exception(_failed("the connection closed"))
 
 
-def _reason(cause: Exception | None) -> RealtimeError:
-    if isinstance(cause, InvalidStatus):
-        return Refused(
-            cause.response.status_code, cause.response.reason_phrase, retry_after_s=_retry_after(cause.response)
-        )
-    if cause is None:
-        return RealtimeError("the connection closed during the handshake", code="connection_failed")
-    return RealtimeError(f"the handshake failed: {type(cause).__name__}", code="connection_failed")
-
-
-def _retry_after(response: Response) -> float | None:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
+def _failed(why: str) -> RealtimeError:
+    return RealtimeError(f"the handshake failed: {why}", code="connection_failed")
 
 
 @cache
@@ -131,31 +121,57 @@ async def dial(
     on_message: Message,
     on_closed: Closed,
 ) -> CallSocket:
-    """An open socket to the service. `url`, `headers` and `subprotocols` hold the key: they appear in no error.
+    """An open socket to the service; `on_message` may be called before this returns.
 
-    Raises RealtimeError (a `Refused` where the service answered with an HTTP status). Set limits with asyncio.timeout.
+    `url`, `headers` and `subprotocols` hold the key: they appear in no error. Raises RealtimeError (a `Refused` where
+    the service answered with an HTTP status). Set limits with asyncio.timeout.
     """
-    uri = parse_uri(url)
-    wire = ClientProtocol(uri, subprotocols=[Subprotocol(name) for name in subprotocols] or None, max_size=MAX_BYTES)
-    dialling = _Dialling(wire, headers, on_message, on_closed)
-    loop = asyncio.get_running_loop()
+    uri, wire = _prepare(url, headers, subprotocols)
+    dialling = _Dialling(wire, on_message, on_closed)
+    transport: asyncio.BaseTransport | None = None
     try:
-        transport, _ = await loop.create_connection(
+        transport, _ = await asyncio.get_running_loop().create_connection(
             lambda: dialling,
             uri.host,
             uri.port,
             ssl=_tls() if uri.secure else None,
             server_hostname=uri.host if uri.secure else None,
         )
-    except ssl.SSLError as error:
-        raise RealtimeError(f"TLS to {uri.host} failed: {error.reason}", code="tls_failed") from None
-    except OSError as error:
-        raise RealtimeError(
-            f"{uri.host}:{uri.port} cannot be reached: {error.strerror or error}", code="connection_failed"
-        ) from None
-    try:
-        return await asyncio.shield(dialling.opened)
+        return await dialling.opened
+    except ssl.SSLCertVerificationError as error:
+        raise RealtimeError(f"TLS to {uri.host} failed: {error.verify_message}", code="tls_failed") from None
+    except OSError as error:  # other TLS errors too: one end went away in the middle of it
+        why = error.strerror or type(error).__name__
+        raise RealtimeError(f"{uri.host}:{uri.port} cannot be reached: {why}", code="connection_failed") from None
+    except UnicodeError:
+        raise RealtimeError("the service's host name is not one", code="refused") from None
     except asyncio.CancelledError:
-        dialling.opened.cancel()
-        transport.abort()
+        if transport is not None:
+            cast(asyncio.Transport, transport).abort()
         raise
+    finally:
+        dialling.opened.cancel()
+
+
+def _prepare(
+    url: str, headers: Sequence[tuple[str, str]], subprotocols: Sequence[str]
+) -> tuple[WebSocketURI, ClientProtocol]:
+    """The protocol with its request ready to be written."""
+    uri = _parsed(url)
+    if uri is None:  # raised here, where no other exception that quotes the address can come along with it
+        raise RealtimeError("the service's address is not one", code="refused")
+    if any("\r" in text or "\n" in text for header in headers for text in header):
+        raise RealtimeError("a header for the service, perhaps its key, holds a line break", code="refused")
+    wire = client_wire(uri, [Subprotocol(name) for name in subprotocols], MAX_BYTES)
+    request = wire.connect()
+    for name, value in headers:
+        request.headers[name] = value
+    wire.send_request(request)
+    return uri, wire
+
+
+def _parsed(url: str) -> WebSocketURI | None:
+    try:
+        return parse_uri(url)
+    except (InvalidURI, ValueError):
+        return None

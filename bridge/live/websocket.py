@@ -13,13 +13,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
+from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as WireProtocol
 from websockets.protocol import Side, State
 from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI
 
 try:
     from websockets.speedups import apply_mask
@@ -314,6 +317,11 @@ class _Masks:
             self._page, at = os.urandom(1024), 0
         self._at = at + 4
         return self._page[at : at + 4]
+
+
+def client_wire(uri: WebSocketURI, subprotocols: Sequence[Subprotocol], max_bytes: int) -> ClientProtocol:
+    """The client's side, before its handshake."""
+    return ClientProtocol(uri, subprotocols=subprotocols or None, max_size=max_bytes, logger=_quiet)
 
 
 def server_wire(max_bytes: int) -> WireProtocol:

@@ -231,8 +231,8 @@ def test_any_frames_in_any_chunks_mean_what_the_library_says(frames: list[bytes]
         assert end.messages == expected
         sent = reference.close_sent
         assert bool(end.closed) == (sent is not None or reference.close_rcvd is not None)
-        if sent is not None and sent.code == 1009:
-            assert end.closed[0][0] == 1009  # our sentence, their code
+        if end.closed and end.closed[0][0] == 1009:  # in our words; a frame may be wrong in a second way
+            assert sent is not None and sent.code in (1009, 1002)
         else:
             assert end.transport.taken() == b"".join(reference.data_to_send())
 
