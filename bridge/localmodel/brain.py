@@ -45,6 +45,7 @@ TEXT_LIKENESS = 0.8  # typed words this like a phrase count as the phrase
 # What people wrap around a sentence. The grammar allows it, and it is taken off before looking the sentence up.
 OPENERS = ("hello", "hi", "yes", "okay", "well", "um", "uh")
 CLOSERS = ("please", "thanks", "thank you")
+WRAPPED = 0.05  # how likely each is: cheap ones would be heard into the noise around short sentences
 
 _QUOTED = re.compile(r'["“]([^"“”]{2,})["”]')
 
@@ -122,7 +123,9 @@ class Brain:
         rules = [f"#JSGF V1.0;\ngrammar {name};"]
         spoken = [intent for intent in self.intents if intent.phrases]
         turn = " | ".join(f"<intent_{index}>" for index in range(len(spoken)))
-        rules.append(f"public <turn> = [<opener>] ( {turn} ) [<closer>];")
+        wrap = "( /{:.2f}/ <NULL> | /{:.2f}/ <{}> )"
+        before, after = (wrap.format(1 - WRAPPED, WRAPPED, rule) for rule in ("opener", "closer"))
+        rules.append(f"public <turn> = {before} ( {turn} ) {after};")
         rules.append(f"<opener> = {' | '.join(OPENERS)};")
         rules.append(f"<closer> = {' | '.join(CLOSERS)};")
         rules.extend(f"<intent_{index}> = {' | '.join(intent.phrases)};" for index, intent in enumerate(spoken))

@@ -54,7 +54,7 @@ FRONT_DESK: dict[str, Any] = {
         {
             "name": "parking",
             "about": "about parking",
-            "phrases": ["where can i park [my car]", "is there a car park", "do you have parking"],
+            "phrases": ["where can i park [my car]", "is there any parking nearby", "do you have parking"],
             "answer": "You can park behind the building. The first two hours are free.",
         },
         {
