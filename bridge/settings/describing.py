@@ -12,6 +12,16 @@ from bridge.settings.mistakes import models_in
 from bridge.settings.service import Settings
 
 
+_PLAIN_TYPES = (
+    ("SecretStr", "secret"),
+    ("dict", "table"),
+    ("tuple", "list"),
+    ("bool", "true | false"),
+    ("int", "number"),
+    ("float", "number"),
+)
+
+
 class Described(NamedTuple):
     key: str
     type: str
@@ -89,19 +99,16 @@ def _shown(value: Any) -> str:
 def _type_name(annotation: Any) -> str:
     text = repr(annotation)
     if "Literal" in text:
-        return " | ".join(str(word) for word in _words(annotation)) + (" | after_ms: N" if "AfterMs" in text else "")
-    for python, plain in (("SecretStr", "secret"), ("dict", "table"), ("tuple", "list"), ("bool", "true | false")):
+        words = [str(word) for word in _words(annotation)]
+        return " | ".join(words + [f"{name}: ..." for part in models_in(annotation) for name in part.model_fields])
+    for python, plain in _PLAIN_TYPES:
         if python in text:
             return plain
-    return (
-        getattr(annotation, "__name__", "text")
-        .replace("str", "text")
-        .replace("int", "number")
-        .replace("float", "number")
-    )
+    return "text"
 
 
 def _words(annotation: Any) -> Iterator[Any]:
+    """The words a value may be, of a Literal however deep in the annotation."""
     for argument in getattr(annotation, "__args__", ()):
         if isinstance(argument, str | int):
             yield argument
