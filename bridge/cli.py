@@ -1,4 +1,7 @@
-"""The command line: every command a thin call into a room, plain errors with their remedy, no tracebacks for mistakes."""
+"""The command line: every command a thin call into a room.
+
+Mistakes of the user end with a sentence that says what to do, never with a traceback.
+"""
 
 from __future__ import annotations
 

@@ -15,22 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgspec
-import numpy as np
 import structlog
 from rich.console import Console
-from rich.table import Table
 
-from bridge.audio import g711
-from bridge.audio.wav import WavWriter
-from bridge.call.transcript import Entry
 from bridge.errors import BridgeError, EndReason
 from bridge.live.driver import Driver
-from bridge.rehearsal.watch import Cut, Watch
+from bridge.rehearsal import telling
+from bridge.rehearsal.telling import Result
+from bridge.rehearsal.watch import Watch
 from bridge.settings import load, sample
-from bridge.sim import picture, voices
+from bridge.sim import voices
 from bridge.sim.carrier import Carrier
-from bridge.sim.leg import Leg, loud_blocks
+from bridge.sim.leg import Leg
 from bridge.web.service import Service
 
 Progress = Callable[[str], object]
@@ -39,7 +35,7 @@ PUBLIC_URL: Final = "https://bridge.example.test"
 TOKEN: Final = "demo-signing-secret"
 LIMIT_S: Final = 60.0
 TOLERANCE_MS: Final = 40.0
-_RATE: Final = 8000
+ENOUGH_MS: Final = 3000.0  # of the agent's voice
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,57 +60,6 @@ CLIPS: Final = (
 )
 
 
-@dataclass(slots=True)
-class Result:
-    """Everything one may want to know of the call."""
-
-    leg: Leg
-    watch: Watch
-    reason: EndReason
-    lines: tuple[Line, ...]
-    speaks: bool
-
-    @property
-    def entries(self) -> list[Entry]:
-        return self.watch.driver.call.state.transcript.entries
-
-    def cuts(self) -> list[Cut]:
-        return self.watch.cuts(self.leg)
-
-    def faults(self) -> list[str]:
-        """What did not go as it should; empty: the call is a success."""
-        faults = []
-        heard = [entry.text.lower() for entry in self.entries if entry.role == "caller"]
-        if self.speaks:
-            faults += [
-                f'the model did not understand "{line.words}" (it heard: {"; ".join(heard) or "nothing"})'
-                for line in self.lines
-                if not any(line.understood in text for text in heard)
-            ]
-        elif len(heard) < len(self.lines):
-            faults.append(f"the model heard {len(heard)} of {len(self.lines)} things the caller said")
-        if spoken_ms(self.leg) < 3000:
-            faults.append("the caller heard less than three seconds of the agent")
-        cuts = [cut for cut in self.cuts() if cut.told_ms > 0]
-        if not cuts:
-            faults.append("the agent was not interrupted")
-        faults += [
-            f"the model was told {cut.told_ms:.0f} ms were heard, the caller heard {cut.truth_ms:.0f} ms"
-            for cut in cuts
-            if abs(cut.error_ms) > TOLERANCE_MS
-        ]
-        if self.reason not in (EndReason.AGENT_HUNG_UP, EndReason.CALLER_LEFT):
-            faults.append(f"the call ended with {self.reason.value}")
-        return faults
-
-
-def spoken_ms(leg: Leg) -> float:
-    """How much of the agent's loud sound reached the caller."""
-    heard = np.frombuffer(g711.decode_mulaw(leg.heard_track()), "<i2").astype(np.int32)
-    blocks = heard[: len(heard) // 80 * 80].reshape(-1, 80)
-    return 10.0 * float((np.abs(blocks).mean(axis=1) > 60).sum())
-
-
 async def demo(folder: Path, console: Console) -> int:
     """Make the call, show it, write it down. The exit code."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
@@ -125,15 +70,49 @@ async def demo(folder: Path, console: Console) -> int:
     except TimeoutError:
         console.print(f"[red]The call did not end within {LIMIT_S:.0f} seconds.[/]")
         return 1
-    show(result, console)
-    write(result, folder)
+    telling.show(result, console)
+    lines = SPOKEN if voices.speaks() else CLIPS
+    wrong = faults(result, lines)
+    telling.write(result, folder, faults=wrong)
     console.print(f"Written: {folder}/call.wav (caller left, agent right), call.svg (the timeline), call.json")
-    faults = result.faults()
-    for fault in faults:
+    for fault in wrong:
         console.print(f"[red]Not as it should be:[/] {fault}", highlight=False, soft_wrap=True)
-    if not faults:
+    if not wrong:
         console.print("[green]Both directions carried speech, and the interruption was told right.[/]")
-    return 1 if faults else 0
+    return 1 if wrong else 0
+
+
+def faults(result: Result, lines: tuple[Line, ...]) -> list[str]:
+    """What did not go as it should; empty: the call is a success."""
+    wrong = []
+    heard = [entry.text.lower() for entry in result.entries if entry.role == "caller"]
+    wrong += [
+        f'the model did not understand "{line.words}" (it heard: {"; ".join(heard) or "nothing"})'
+        for line in lines
+        if line.understood and not any(line.understood in text for text in heard)
+    ]
+    if len(heard) < len(lines):
+        wrong.append(f"the model heard {len(heard)} of the {len(lines)} things the caller said")
+    if telling.spoken_ms(result.leg) < ENOUGH_MS:
+        wrong.append(f"the caller heard less than {ENOUGH_MS / 1000:.0f} seconds of the agent")
+    cuts = [cut for cut in result.cuts if cut.told_ms > 0]
+    if not cuts:
+        wrong.append("the agent was not interrupted")
+    wrong += [
+        f"the model was told {cut.told_ms:.0f} ms were heard, the caller heard {cut.truth_ms:.0f} ms"
+        for cut in cuts
+        if abs(cut.error_ms) > TOLERANCE_MS
+    ]
+    wrong += [
+        f'of "{entry.text}" only {played_ms:.0f} of {entry.received_ms:.0f} ms reached the caller'
+        for entry in result.entries
+        if entry.role == "agent" and not entry.cut
+        for played_ms in (result.played_ms(entry),)
+        if played_ms < entry.received_ms - TOLERANCE_MS
+    ]
+    if result.reason not in (EndReason.AGENT_HUNG_UP, EndReason.CALLER_LEFT):
+        wrong.append(f"the call ended with {result.reason.value}")
+    return wrong
 
 
 async def make_call(progress: Progress) -> Result:
@@ -158,9 +137,7 @@ async def make_call(progress: Progress) -> Result:
             progress("The telephone rings ...")
             leg = await carrier.place_call(to="+15550100", from_="+15550199")
             await leg.streaming()
-            speaks = voices.speaks()
-            lines = SPOKEN if speaks else CLIPS
-            await converse(leg, lines, progress)
+            await converse(leg, SPOKEN if voices.speaks() else CLIPS, progress)
             progress("Saying goodbye ...")
             try:
                 async with asyncio.timeout(12):
@@ -171,7 +148,7 @@ async def make_call(progress: Progress) -> Result:
             await leg.ended()
         if not watches:
             raise BridgeError("the service never saw the call")
-        return Result(leg, watches[0], reason, lines, speaks)
+        return Result(leg, watches[0], reason)
     finally:
         await service.stop(grace_s=0)
 
@@ -192,109 +169,3 @@ async def converse(leg: Leg, lines: tuple[Line, ...], progress: Progress) -> Non
         await leg.wait_until_agent_speaks()
         progress("The agent speaks ...")
     await leg.wait_until_quiet(700)
-
-
-# ---------------------------------------------------------------- what a person gets to see
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the conversation."""
-
-    who: str
-    at_ms: float
-    said: str
-    heard: str  # the caller's words as the model understood them; the agent's as far as the caller heard them
-    latency_ms: float | None  # from the end of the caller's words to the first sound of the answer
-    cut: Cut | None
-
-
-def onsets(leg: Leg) -> list[float]:
-    """When the agent's voice was heard, every 10 ms of it."""
-    return [start / 8 for chunk in leg.media for start, stop in loud_blocks(chunk)]
-
-
-def rows(result: Result) -> list[Row]:
-    """The conversation in its order."""
-    leg = result.leg
-    sounds = onsets(leg)
-    cuts = {cut.item_id: cut for cut in result.cuts()}
-    spoken = [(s.start / 8, s.stop / 8, s.label) for s in leg.line.spoken]
-    rows: list[Row] = []
-    said = iter(spoken)
-    for entry in result.entries:
-        if entry.role == "caller":
-            begin, end, words = next(said, (entry.at_ms, entry.at_ms, entry.text))
-            # an interruption's answer begins after what was still playing when the caller fell silent
-            first = next((at for at in sounds if at > end + 60 and not _sounding(sounds, at - 100)), None)
-            rows.append(Row("caller", begin, words, entry.text, None if first is None else first - end, None))
-        elif entry.role == "agent" and entry.text:
-            rows.append(Row("agent", entry.at_ms, entry.text, entry.heard_text, None, cuts.get(entry.item_id)))
-        elif entry.role == "tool":
-            rows.append(Row("tool", entry.at_ms, f"{entry.tool_name} {entry.tool_arguments}", entry.text, None, None))
-    return rows
-
-
-def _sounding(sounds: list[float], at_ms: float) -> bool:
-    return any(at_ms <= sound < at_ms + 90 for sound in sounds)
-
-
-def show(result: Result, console: Console) -> None:
-    """The conversation as a table."""
-    table = Table(title="The call", header_style="bold", expand=False)
-    for column, style in (("at", "dim"), ("who", "bold"), ("said", ""), ("heard", ""), ("latency", "")):
-        table.add_column(column, style=style, justify="right" if column in ("at", "latency") else "left")
-    for row in rows(result):
-        heard = row.heard or "(not transcribed)"
-        if row.cut is not None:
-            heard += (
-                f" [yellow]|[/] [dim]interrupted: told {row.cut.told_ms:.0f} ms, heard {row.cut.truth_ms:.0f} ms[/]"
-            )
-        latency = "" if row.latency_ms is None else f"{row.latency_ms:.0f} ms"
-        table.add_row(f"{row.at_ms / 1000:.1f} s", row.who, row.said, heard, latency)
-    console.print(table)
-    console.print(f"The call ended after {result.leg.now_ms / 1000:.1f} s: {result.reason.value}.", highlight=False)
-
-
-def write(result: Result, folder: Path) -> None:
-    """call.wav, call.svg and call.json in `folder`."""
-    leg = result.leg
-    folder.mkdir(parents=True, exist_ok=True)
-    said = np.frombuffer(g711.decode_mulaw(leg.said_track()), "<i2")
-    heard = np.frombuffer(g711.decode_mulaw(leg.heard_track()), "<i2")
-    wav = WavWriter(folder / "call.wav", _RATE, 2)
-    wav.write(np.column_stack([said, heard]).astype("<i2").tobytes())
-    wav.close()
-    (folder / "call.json").write_bytes(msgspec.json.format(msgspec.json.encode(as_data(result)), indent=1))
-    (folder / "call.svg").write_text(drawn(result, said, heard), encoding="utf-8")
-
-
-def as_data(result: Result) -> dict[str, object]:
-    plan = result.watch.driver.plan
-    return {
-        "call_id": plan.call_id,
-        "agent": plan.agent.name,
-        "ended": result.reason.value,
-        "success": not result.faults(),
-        "faults": result.faults(),
-        "turns": [
-            {
-                "who": row.who,
-                "at_ms": round(row.at_ms, 1),
-                "said": row.said,
-                "heard": row.heard,
-                "latency_ms": None if row.latency_ms is None else round(row.latency_ms, 1),
-            }
-            for row in rows(result)
-        ],
-        "interruptions": [
-            {
-                "at_ms": round(cut.at_ms, 1),
-                "item_id": cut.item_id,
-                "told_ms": cut.told_ms,
-                "heard_ms": round(cut.truth_ms, 1),
-                "error_ms": round(cut.error_ms, 1),
-            }
-            for cut in result.cuts()
-        ],
-    }

@@ -86,6 +86,16 @@ class Watch:
             self._sent += len(action.audio)
             position += action.ms
 
+    def played(self, item_id: str, leg: Leg) -> list[tuple[float, float]]:
+        """When the carrier played the pieces of an item: (from, to) in milliseconds of the call."""
+        media = {chunk.position: chunk for chunk in leg.media}
+        spans = []
+        for begin, _, owner in self._pieces:
+            chunk = media.get(begin)
+            if owner == item_id and chunk is not None and chunk.played:
+                spans.append((chunk.plays_from / SAMPLES_PER_MS, (chunk.plays_from + chunk.played) / SAMPLES_PER_MS))
+        return spans
+
     def cuts(self, leg: Leg) -> list[Cut]:
         """Every interruption, with the truth of the carrier. For one media stream and a carrier of 8 kHz mu-law."""
         clears = leg.clears

@@ -37,7 +37,7 @@ log = structlog.get_logger()
 class Service:
     """One process of the service.
 
-    `observe` gives a new call further observers; `dial` and `client` replace the network towards the model and the carrier.
+    `observe` gives a new call further observers; `dial` and `client` stand in for the network to model and carrier.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Service:
     async def start(
         self, *, model_url: str = "", public_url: str = "", sock: sockets.socket | None = None, reuse_port: bool = False
     ) -> None:
-        """Listens. `model_url` is where a model on this machine already runs; else one is started if an agent needs it."""
+        """Listens. `model_url`: a model on this machine that runs already; else one is started if an agent needs it."""
         if model_url:
             self.directory.local_model_at(model_url)
         elif self.directory.needs_local_model:
