@@ -1,0 +1,237 @@
+"""Everything a rehearsed call needs, put together in one process: settings, service, models that do as scripted, a
+carrier.
+
+    async with Stage(script={"steps": [{"after_ms": 3000, "drop": True}]}) as stage:
+        leg = await stage.call()
+        await leg.wait_until_agent_speaks()
+        ...
+
+It runs on whatever loop runs it: on a virtual one (`bridge.sim.virtual.run`) a minute of a call costs only its
+computations. The service is the real one, reached through its own door; nothing in it knows that it is rehearsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import yaml
+
+from bridge.errors import EndReason
+from bridge.live.driver import Driver
+from bridge.localmodel.brain import Brain
+from bridge.localmodel.ear import Detection
+from bridge.localmodel.hearing import Recogniser
+from bridge.localmodel.script import Scripts
+from bridge.localmodel.server import LocalModel
+from bridge.localmodel.speech import Voice
+from bridge.rehearsal.watch import Watch
+from bridge.settings import Settings, load, sample
+from bridge.sim.caller import Caller
+from bridge.sim.carrier import Carrier
+from bridge.sim.leg import Leg
+from bridge.web.service import Service
+
+PUBLIC_URL: Final = "https://bridge.example.test"
+TOKEN: Final = "rehearsal-signing-secret"
+AGENT: Final = "front-desk"
+NUMBER: Final = "+15550100"
+CALLER: Final = "+15550199"
+DEFAULT: Final = "default"
+
+Script = Scripts | Mapping[str, Any] | Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """One event between the service and a model. `connection` counts that model's connections from 1."""
+
+    at_s: float  # the loop's clock
+    service: str
+    connection: int
+    direction: str  # "client": from us; "server": from the model
+    event: dict[str, Any]
+
+    @property
+    def type(self) -> str:
+        return str(self.event.get("type", ""))
+
+
+@dataclass(slots=True)
+class Rehearsed:
+    """One call on the stage: what the caller lives, what the service decides, and how it ended."""
+
+    leg: Leg
+    watch: Watch | None = None
+    over: asyncio.Future[EndReason] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Stage:
+    """`agent` changes fields of the sample front desk (mappings are merged); `script` is the default model's.
+
+    `services` are further models by name, each with its script, for `agent["model"]["failover"]`; an agent that does
+    not say fails over to them in their order. `profile` is what kind of service they are taken for, `given` are
+    settings of the service (`limits`, ...). `recogniser` and `voice` are the models' ears and mouth: what is installed,
+    if not given. A recogniser that lives in another process does not keep virtual time.
+    """
+
+    def __init__(
+        self,
+        *,
+        agent: Mapping[str, Any] | None = None,
+        script: Script = None,
+        services: Mapping[str, Script] | None = None,
+        profile: str = "local",
+        given: Mapping[str, Any] | None = None,
+        brain: Brain | None = None,
+        recogniser: Recogniser | None = None,
+        voice: Voice | None = None,
+        detection: Detection = "energy",
+        seed: int | None = 0,
+    ) -> None:
+        self.seed = seed
+        self.wire: list[Wired] = []
+        self.calls: list[Rehearsed] = []
+        self._profile = profile
+        self._given = dict(given or {})
+        self._agent = _front_desk(agent or {}, tuple(services or ()))
+        brain = brain or Brain.from_dict(self._agent["local"], source=f"agents/{AGENT}.yaml: local")
+        self.models: dict[str, LocalModel] = {
+            name: LocalModel(
+                {AGENT: brain},
+                script=one,
+                recogniser=recogniser,
+                speech=voice,
+                on_event=self._wire(name),
+                detection=detection,
+            )
+            for name, one in {DEFAULT: script, **(services or {})}.items()
+        }
+        self._folder = tempfile.TemporaryDirectory(prefix="rehearsal-")
+        self._waiting: dict[str, Watch] = {}  # by the carrier's call id, until the call is known
+        self._ended: dict[str, EndReason] = {}
+        self.service: Service
+        self.carrier: Carrier
+
+    # ------------------------------------------------------------ up and down
+
+    async def __aenter__(self) -> Self:
+        for model in self.models.values():
+            await model.start()
+        self.settings = self._settings()
+        self.service = Service(self.settings, observe=self._observe, ended=self._call_ended)
+        await self.service.start(public_url=PUBLIC_URL)
+        self.carrier = Carrier(
+            f"http://127.0.0.1:{self.service.port}", public_url=PUBLIC_URL, auth_token=TOKEN, seed=self.seed
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.carrier.close()
+        await self.service.stop(grace_s=0)
+        for model in self.models.values():
+            await model.stop()
+        self._folder.cleanup()
+
+    @property
+    def model(self) -> LocalModel:
+        return self.models[DEFAULT]
+
+    def _settings(self) -> Settings:
+        folder = Path(self._folder.name)
+        (folder / "agents").mkdir(exist_ok=True)
+        (folder / "agents" / f"{AGENT}.yaml").write_text(yaml.safe_dump(self._agent), encoding="utf-8")
+        services = {name: self._address(model) for name, model in self.models.items()}
+        given = {
+            "port": 0,
+            "public_url": PUBLIC_URL,
+            "twilio": {"auth_token": TOKEN},
+            "realtime": services.pop(DEFAULT),
+            "services": services,
+        }
+        return load({}, config=folder, given={**given, **self._given})
+
+    def _address(self, model: LocalModel) -> dict[str, str]:
+        return {"profile": self._profile, "url": f"ws://127.0.0.1:{model.port}/v1/realtime", "model": AGENT}
+
+    # ------------------------------------------------------------ calls
+
+    async def call(self, *, to: str = NUMBER, from_: str = CALLER, caller: Caller | None = None) -> Leg:
+        """Somebody rings; returns when the webhook has been answered."""
+        leg = await self.carrier.place_call(to=to, from_=from_, caller=caller)
+        call = Rehearsed(leg, self._waiting.pop(leg.call_id, None))
+        self.calls.append(call)
+        if leg.call_id in self._ended:
+            call.over.set_result(self._ended[leg.call_id])
+        return leg
+
+    def of(self, leg: Leg) -> Rehearsed:
+        return next(call for call in self.calls if call.leg is leg)
+
+    def watch(self, leg: Leg) -> Watch:
+        """What the service decided in this call."""
+        watch = self.of(leg).watch
+        assert watch is not None, "the service never saw this call"
+        return watch
+
+    async def reason(self, leg: Leg) -> EndReason:
+        """Why the call ended, once both sides have ended it."""
+        reason = await asyncio.shield(self.of(leg).over)
+        await leg.ended()
+        return reason
+
+    # ------------------------------------------------------------ what is written down
+
+    def events(
+        self, type: str = "", *, direction: str = "", connection: int = 0, service: str = DEFAULT
+    ) -> list[dict[str, Any]]:
+        """Events between the service and one of the models, in their order; filtered by what is given."""
+        return [
+            one.event
+            for one in self.wire
+            if one.service == service
+            and type in ("", one.type)
+            and direction in ("", one.direction)
+            and connection in (0, one.connection)
+        ]
+
+    def _wire(self, service: str) -> Callable[[int, str, dict[str, Any]], None]:
+        def write(connection: int, direction: str, event: dict[str, Any]) -> None:
+            self.wire.append(Wired(asyncio.get_running_loop().time(), service, connection, direction, event))
+
+        return write
+
+    def _observe(self, driver: Driver) -> Watch:
+        watch = self._waiting[driver.plan.carrier_call_id] = Watch(driver)
+        return watch
+
+    def _call_ended(self, driver: Driver, reason: EndReason) -> None:
+        call_id = driver.plan.carrier_call_id
+        self._ended[call_id] = reason
+        for call in self.calls:
+            if call.leg.call_id == call_id and not call.over.done():
+                call.over.set_result(reason)
+
+
+def _front_desk(changes: Mapping[str, Any], services: tuple[str, ...]) -> dict[str, Any]:
+    """The sample agent's file, changed."""
+    agent = yaml.safe_load((sample() / "agents" / f"{AGENT}.yaml").read_text("utf-8"))
+    if services:
+        agent["model"] = {"failover": list(services)}
+    return _merged(agent, changes)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(dict(base))
+    for key, value in changes.items():
+        here = merged.get(key)
+        merged[key] = _merged(here, value) if isinstance(here, Mapping) and isinstance(value, Mapping) else value
+    return merged
