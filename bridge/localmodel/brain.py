@@ -207,10 +207,11 @@ class Dialogue:
 
         A quoted sentence is said as it stands; else the first prompt whose word occurs.
         """
-        quoted = _QUOTED.search(instructions)
+        now = _last_paragraph(instructions)
+        quoted = _QUOTED.search(now)
         if quoted:
             return (Say(quoted.group(1).strip()),)
-        lowered = instructions.lower()
+        lowered = now.lower()
         for word, text in self.brain.prompts:
             if word in lowered:
                 return (Say(text),)
@@ -218,7 +219,7 @@ class Dialogue:
 
     def quotes(self, instructions: str) -> bool:
         """Whether the words to say are given: they go before any question."""
-        return _QUOTED.search(instructions) is not None
+        return _QUOTED.search(_last_paragraph(instructions)) is not None
 
     def _act(self, intent: Intent, phrase: str, tools: frozenset[str]) -> Reply:
         then = tuple(use for use in _optional(intent.then) if use.name in tools)
@@ -290,3 +291,8 @@ def _filled(template: str, output: Any) -> str | None:
 
 def _optional(use: UseTool | None) -> tuple[UseTool, ...]:
     return (use,) if use else ()
+
+
+def _last_paragraph(instructions: str) -> str:
+    """Clients put what is wanted now behind what holds for the whole call, because the one replaces the other."""
+    return instructions.strip().rpartition("\n\n")[2]
