@@ -2,7 +2,10 @@
 
 `deliver` is synchronous: decide, perform, re-arm one alarm. Facts that arise while requests are performed (a full
 outbox) wait their turn. One task owns the call: `run` holds a TaskGroup with the model's connection attempts and the
-tools, and ends when the core says so.
+errands at the carrier, and ends when the core says so. Tools run beside the group: they are not ours, and one that will
+not be cancelled must not hold the call.
+
+Law: an exception anywhere in a call's own code ends this call with `EndReason.BUG`, and no other call notices.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -23,7 +26,9 @@ from bridge.errors import EndReason
 log = structlog.get_logger()
 
 Watcher = Callable[[float, ev.Event, Sequence[do.Action]], None]
-_CLOSING_S = 2.0
+Work = Callable[[], Coroutine[Any, Any, None]]
+_CLOSING_S: Final = 2.0
+_HAIR_MS: Final = 0.5  # the alarm is set this much late: one that rings early, by rounding, would ring again at once
 
 
 class Phone(Protocol):
@@ -33,6 +38,7 @@ class Phone(Protocol):
     def mark(self, action: do.PlaceMark) -> None: ...
     def clear(self) -> None: ...
     def flush(self) -> None: ...
+    def gave_silence(self, ms: float) -> None: ...
     def close(self) -> None: ...
 
 
@@ -44,6 +50,7 @@ class Model(Protocol):
     def request(self, action: do.Action) -> None: ...
     def cleared(self) -> None: ...
     def open(self, action: do.OpenModel) -> None: ...
+    def open_beside(self, action: do.OpenModel) -> None: ...
     def switch(self, action: do.SwitchModel) -> None: ...
     def close(self) -> None: ...
 
@@ -64,7 +71,6 @@ class Driver:
         self.plan = plan
         self.call = Call(plan, self.now)
         self.phone: Phone = _NoPhone()
-        self._replaced: Phone = self.phone
         self.model: Model = _NoModel()
         self._outside = outside
         self.handed_on_to = ""  # whom the carrier connects the caller to when the stream has closed
@@ -74,7 +80,9 @@ class Driver:
         self._handling = False
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
-        self._tools: dict[str, asyncio.Task[None]] = {}
+        self._tools: dict[str, asyncio.Task[None]] = {}  # those the core may still abandon
+        self._running: set[asyncio.Task[None]] = set()  # every tool that has not come to its end
+        self._errands: set[asyncio.Task[None]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self.ended: asyncio.Future[EndReason] = self._loop.create_future()
         self._perform: dict[type[do.Action], Callable[[Any], None]] = {
@@ -82,9 +90,9 @@ class Driver:
             do.PlayAudio: lambda action: self.phone.play(action),
             do.PlaceMark: lambda action: self.phone.mark(action),
             do.ClearPlayback: self._clear,
-            do.DropStream: lambda action: self._replaced.close(),
-            do.SendSilence: lambda action: self.model.send_silence(action.ms),
-            do.OpenModel: lambda action: self.model.open(action),
+            do.DropStream: lambda action: None,  # `attach` does
+            do.SendSilence: self._send_silence,
+            do.OpenModel: self._open_model,
             do.SwitchModel: lambda action: self.model.switch(action),
             do.CloseModel: lambda action: self.model.close(),
             do.RunTool: self._run_tool,
@@ -112,11 +120,25 @@ class Driver:
         self._handling = True
         try:
             self._take(event)
-            while self._inbox:
-                self._take(self._inbox.popleft())
+            while self._inbox and not self.ended.done():
+                event = self._inbox.popleft()
+                self._take(event)
+            self._arm()
+        except Exception:
+            self.broke(type(event).__name__)
         finally:
             self._handling = False
-        self._arm()
+
+    def broke(self, where: str) -> None:
+        """To be called while an exception of ours is handled: this call ends, loudly, and no other notices."""
+        log.exception("call_broke", call_id=self.plan.call_id, where=where)
+        self.end(EndReason.BUG)
+
+    def end(self, reason: EndReason) -> None:
+        """The call is over, whatever the core thinks of it. Only the first reason counts."""
+        if not self.ended.done():
+            self.ended.set_result(reason)
+            self._inbox.clear()
 
     def watch(self, watchers: Sequence[Watcher], frame_watchers: Sequence[Watcher] = ()) -> None:
         """Observers of every (now, fact, requests), in the call's own milliseconds.
@@ -127,48 +149,44 @@ class Driver:
 
     def attach(self, phone: Phone, stream_id: str) -> None:
         """The carrier opened its stream and proved who it is. What an older stream may still say is no longer heard."""
-        self._replaced, self.phone = self.phone, phone
-        self.deliver(ev.StreamStarted(stream_id))
+        replaced, self.phone = self.phone, phone
+        replaced.close()
+        if self.ended.done():
+            phone.close()
+        else:
+            self.deliver(ev.StreamStarted(stream_id))
 
     def _take(self, event: ev.Event) -> None:
         now = self._loop.time() * 1000.0
-        try:
-            actions = self.call.handle(event, now)
-            for action in actions:
-                perform = self._perform.get(type(action))
-                if perform is not None:
-                    perform(action)
-                else:
-                    self.model.request(action)
-        except Exception:
-            self._break(event)
-            return
-        if type(event) is ev.CallerSpoke:
-            watchers = self._frame_watchers
-        else:
-            self.phone.flush()
+        actions = self.call.handle(event, now)
+        for action in actions:
+            perform = self._perform.get(type(action))
+            if perform is not None:
+                perform(action)
+            else:
+                self.model.request(action)
+        self.phone.flush()
+        if type(event) is not ev.CallerSpoke:
             watchers = self._watchers
+        elif len(actions) < 2:
+            watchers = self._frame_watchers
+        else:  # a deadline was due as well
+            watchers = (*self._frame_watchers, *self._watchers)
         if watchers:
             at = self.call.elapsed(now)
             for watch in watchers:
                 watch(at, event, actions)
 
-    def _break(self, event: ev.Event) -> None:
-        """An invariant broke: this call ends, loudly, and no other notices."""
-        log.exception("call_broke", call_id=self.plan.call_id, fact=type(event).__name__)
-        if not self.ended.done():
-            self.ended.set_result(EndReason.BUG)
-
     def _arm(self) -> None:
         due = self.call.deadline()
-        if due is None:
+        if due is None or self.ended.done():
             return
         if self._alarm is not None:
-            if due >= self._alarm_at - 0.5:
+            if due >= self._alarm_at - _HAIR_MS:
                 return  # it rings early and is set anew: cheaper than moving it with every frame
             self._alarm.cancel()
         self._alarm_at = due
-        self._alarm = self._loop.call_at(due / 1000.0, self._ring)
+        self._alarm = self._loop.call_at((due + _HAIR_MS) / 1000.0, self._ring)
 
     def _ring(self) -> None:
         self._alarm = None
@@ -184,9 +202,23 @@ class Driver:
         self.phone.clear()
         self.model.cleared()
 
+    def _open_model(self, action: do.OpenModel) -> None:
+        if action.session == self.call.state.next_session:
+            self.model.open_beside(action)
+        else:
+            self.model.open(action)
+
+    def _send_silence(self, action: do.SendSilence) -> None:
+        self.model.send_silence(action.ms)
+        self.phone.gave_silence(action.ms)
+
     def _run_tool(self, action: do.RunTool) -> None:
-        self._tools[action.tool_call_id] = self.spawn(self._outside.run_tool(self, action), f"tool {action.name}")
-        self._tools[action.tool_call_id].add_done_callback(lambda _: self._tools.pop(action.tool_call_id, None))
+        work = self._errand(lambda: self._outside.run_tool(self, action), f"tool {action.name}")
+        task = self._loop.create_task(work, name=f"tool {action.name} of {self.plan.call_id}")
+        self._tools[action.tool_call_id] = task
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: self._tools.pop(action.tool_call_id, None))
 
     def _abandon_tool(self, action: do.AbandonTool) -> None:
         task = self._tools.pop(action.tool_call_id, None)
@@ -194,56 +226,72 @@ class Driver:
             task.cancel()
 
     def _hang_up(self, action: do.HangUp) -> None:
-        self.spawn(self._outside.hang_up(self), "hang up")
+        self.spawn(lambda: self._outside.hang_up(self), "hang up")
 
     def _transfer(self, action: do.Transfer) -> None:
-        self.spawn(self._outside.transfer(self, action.target), "transfer")
+        self.spawn(lambda: self._outside.transfer(self, action.target), "transfer")
 
     def _note(self, action: do.Note) -> None:
         log.info(action.what, call_id=self.plan.call_id, detail=action.detail)
 
     def _end(self, action: do.EndCall) -> None:
-        if not self.ended.done():
-            self.ended.set_result(action.reason)
+        self.end(action.reason)
 
     # ------------------------------------------------------------ the task that owns the call
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """A task of this call; it never outlives it."""
+    def spawn(self, work: Work, name: str) -> asyncio.Task[None]:
+        """A task of this call; it never outlives it, and what it raises breaks this call."""
         assert self._tasks is not None, "a call's tasks live while it runs"
-        return self._tasks.create_task(work, name=f"{name} of {self.plan.call_id}")
+        task = self._tasks.create_task(self._errand(work, name), name=f"{name} of {self.plan.call_id}")
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+        return task
+
+    async def _errand(self, work: Work, name: str) -> None:
+        try:
+            await work()
+        except Exception:
+            self.broke(name)
 
     async def run(self) -> EndReason:
-        """The call, from the webhook to its end. Closes both legs whatever happens."""
+        """The call, from the webhook to its end. Closes both legs whatever happens.
+
+        Cancelled, it still ends in order: `ended` says DRAINED, as only a process that goes away cancels its calls.
+        """
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self.deliver(ev.CallRouted())
-                reason = await asyncio.shield(self.ended)
-                self._close()
+                try:
+                    await asyncio.shield(self.ended)
+                finally:
+                    self.end(EndReason.DRAINED)
+                    self._close()
                 await self._let_finish()
-        except ExceptionGroup:
-            log.exception("call_task_broke", call_id=self.plan.call_id)
-            reason = EndReason.BUG
         finally:
             self._close()
-        return reason
+        return self.ended.result()
 
     async def _let_finish(self) -> None:
-        """What still runs (a hang-up on its way) gets a moment, then it is cancelled."""
-        me = asyncio.current_task()
-        assert self._tasks is not None
-        others = [task for task in self._tools.values() if task is not me]
-        for task in others:
+        """What is under way at the carrier (a hang-up) gets a moment, then it is cancelled; tools were already."""
+        if self._errands or self._running:
+            await asyncio.wait({*self._errands, *self._running}, timeout=_CLOSING_S)
+        for task in self._errands:
             task.cancel()
-        if others:
-            await asyncio.wait(others, timeout=_CLOSING_S)
+        for task in self._running:
+            log.error("tool_would_not_stop", call_id=self.plan.call_id, task=task.get_name())
 
     def _close(self) -> None:
+        """Closing twice is harmless: a stream may come in while the last errands finish."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        self.model.close()
-        self.phone.close()
+        for tool in self._running:
+            tool.cancel()
+        for close in (self.model.close, self.phone.close):
+            try:
+                close()
+            except Exception:
+                log.exception("leg_would_not_close", call_id=self.plan.call_id)
 
 
 class _NoPhone:
@@ -253,6 +301,7 @@ class _NoPhone:
     def mark(self, action: do.PlaceMark) -> None: ...
     def clear(self) -> None: ...
     def flush(self) -> None: ...
+    def gave_silence(self, ms: float) -> None: ...
     def close(self) -> None: ...
 
 
@@ -262,5 +311,6 @@ class _NoModel:
     def request(self, action: do.Action) -> None: ...
     def cleared(self) -> None: ...
     def open(self, action: do.OpenModel) -> None: ...
+    def open_beside(self, action: do.OpenModel) -> None: ...
     def switch(self, action: do.SwitchModel) -> None: ...
     def close(self) -> None: ...

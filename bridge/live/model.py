@@ -3,13 +3,15 @@
 What to do about a lost session is decided by the core; here is only how one is opened: connect (a second attempt
 races the first when that is slow), wait for the service's greeting, configure, seed what was said before, and read
 back the formats it really uses.
+
+Law: of a session that was lost or closed the call never hears again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -22,14 +24,18 @@ from bridge.errors import RealtimeError, UsageError
 from bridge.live import connect
 from bridge.live.driver import Driver
 from bridge.realtime import dialect as words
+from bridge.realtime.decoder import Fact
 from bridge.realtime.profiles import Target
+from bridge.realtime.wire import clean
 
 log = structlog.get_logger()
 
 _HEDGE_S: Final = 1.5
 _PING_S: Final = 5.0
+_GREETING_S: Final = 3.0  # an open socket whose service says nothing for this long is tried anew
 _CONFIRM_S: Final = 2.0  # a service that does not confirm its configuration is taken at its word after this
 _STALLED_BYTES: Final = 1 << 20
+_NOT_WELCOME: Final = frozenset({3000, 3003})  # close codes Unauthorized and Forbidden (IANA's registry for RFC 6455)
 
 
 class ModelSocket(Protocol):
@@ -79,21 +85,27 @@ class ModelLeg:
     # ------------------------------------------------------------ requests
 
     def open(self, action: do.OpenModel) -> None:
-        """A session; where one is in use, the new one is kept beside it."""
+        """A session in place of whatever there was."""
+        self.close()
+        self._session = self._begin(action)
+
+    def open_beside(self, action: do.OpenModel) -> None:
+        """A session beside the one in use, which it may succeed."""
+        if self._next is not None:
+            self._next.close()
+        self._next = self._begin(action)
+
+    def _begin(self, action: do.OpenModel) -> Session:
         session = Session(self, action, self._targets[action.service])
-        if self._session is None:
-            self._session = session
-        else:
-            if self._next is not None:
-                self._next.close()
-            self._next = session
         session.start()
+        return session
 
     def switch(self, action: do.SwitchModel) -> None:
         """The session kept beside takes the place of the one in use."""
         assert self._next is not None, "only a session that is ready takes over"
         if self._session is not None:
             self._session.close()
+        self._uplink.clear()
         self._session, self._next = self._next, None
         self._session.seed(action.news)
 
@@ -107,10 +119,6 @@ class ModelLeg:
 
     def in_use(self, session: Session) -> bool:
         return self._session is session
-
-    def concerns(self, session: Session) -> bool:
-        """Whether anybody still wants to know what becomes of it."""
-        return session is self._session or session is self._next
 
     def send_audio(self, audio: bytes) -> None:
         session = self._session
@@ -126,13 +134,20 @@ class ModelLeg:
 
     def send_silence(self, ms: float) -> None:
         if self._session is not None:
-            self._session.send_audio(
-                self.caller.silence * int(ms * self.caller.bytes_per_ms / self.caller.sample_bytes)
-            )
+            self._flush_uplink(self._session)
+            self._session.send_audio(self.caller.silence_for(ms))
 
     def request(self, action: do.Action) -> None:
         if self._session is not None:
+            if isinstance(action, do.CommitCallerAudio):
+                self._flush_uplink(self._session)
             self._session.request(action)
+
+    def _flush_uplink(self, session: Session) -> None:
+        """What was gathered for a whole uplink frame goes first."""
+        if self._uplink:
+            session.send_audio(bytes(self._uplink))
+            self._uplink.clear()
 
     def cleared(self) -> None:
         """Playback was cleared: what comes next has nothing to do with what came before."""
@@ -153,12 +168,14 @@ class Session:
         self._decoder = self._dialect.decoder()
         self._loop = asyncio.get_running_loop()
         self._socket: ModelSocket | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._timers: list[asyncio.TimerHandle] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None  # for the greeting, then the confirmation, then the keepalive
         self._ready = False
         self._closed = False
         self._configured = False
-        self._sent_at = 0.0
+        self._formats: tuple[AudioFormat, AudioFormat] | None = None  # what the service hears and speaks
+        self._expires_at: float | None = None  # Unix time
+        self._sent = False  # since the last keepalive
         self.up: CallerToModel | None = None
         self.down: ModelToCaller | None = None
         self.unknown = 0  # frames that meant nothing to us
@@ -170,7 +187,7 @@ class Session:
     # ------------------------------------------------------------ opening
 
     def start(self) -> None:
-        self._tasks = [self._driver.spawn(self._open(), f"session {self._number}")]
+        self._opening = self._driver.spawn(self._open, f"session {self._number}")
 
     async def _open(self) -> None:
         try:
@@ -179,30 +196,32 @@ class Session:
             self._lost(error)
             return
         self._socket = socket
+        self._set_alarm(_GREETING_S, self._not_greeted)
         socket.keep_alive(every_s=_PING_S, within_s=_PING_S)
         line.join(self)
 
     async def _race(self) -> tuple[ModelSocket, _Line]:
-        """The first connection that opens; a second attempt starts when the first is slow."""
-        attempts = [asyncio.ensure_future(self._dial())]
+        """The first connection that opens; a second attempt starts when the first is slow. The other leaves nothing."""
+        attempts = {self._attempt(1)}
         try:
-            pending, _ = await asyncio.wait(attempts, timeout=_HEDGE_S)
-            if not pending:
-                attempts.append(asyncio.ensure_future(self._dial()))
-            waiting = set(attempts)
-            while waiting:
+            done, waiting = await asyncio.wait(attempts, timeout=_HEDGE_S)
+            if not done:
+                attempts.add(self._attempt(2))
+                done, waiting = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
+            while True:
+                for attempt in done:
+                    if attempt.exception() is None:
+                        attempts.discard(attempt)
+                        return attempt.result()
+                if not waiting:
+                    return done.pop().result()  # raises what went wrong
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                opened = [task.result() for task in done if task.exception() is None]
-                for socket, _ in opened[1:]:
-                    socket.close()
-                if opened:
-                    return opened[0]
-            error = attempts[0].exception()
-            assert error is not None, "no attempt is left and none opened"
-            raise error
         finally:
-            for task in attempts:
-                task.cancel()
+            await _give_up(attempts)
+
+    def _attempt(self, number: int) -> asyncio.Task[tuple[ModelSocket, _Line]]:
+        call_id = self._driver.plan.call_id
+        return self._loop.create_task(self._dial(), name=f"attempt {number} at session {self._number} of {call_id}")
 
     async def _dial(self) -> tuple[ModelSocket, _Line]:
         line = _Line()
@@ -214,19 +233,25 @@ class Session:
         """One frame of the service."""
         if self._closed:
             return
-        for fact in self._decoder.decode(payload) if is_text else self._decoder.decode_binary(payload):
-            if isinstance(fact, words.AudioDelta):
-                self._spoke(fact)
-            elif isinstance(fact, ev.Event):
-                self._tell(fact)
-            elif isinstance(fact, words.SessionCreated):
-                self._configure()
-            elif isinstance(fact, words.SessionUpdated):
-                self._confirmed(fact)
-            else:
-                self.unknown += 1
-            if self.closed:
-                return
+        try:
+            for fact in self._decoder.decode(payload) if is_text else self._decoder.decode_binary(payload):
+                self._take(fact)
+                if self.closed:
+                    return
+        except Exception:
+            self._driver.broke("a frame of the model")
+
+    def _take(self, fact: Fact) -> None:
+        if isinstance(fact, words.AudioDelta):
+            self._spoke(fact)
+        elif isinstance(fact, ev.Event):
+            self._tell(fact)
+        elif isinstance(fact, words.SessionCreated):
+            self._configure(fact)
+        elif isinstance(fact, words.SessionUpdated):
+            self._confirmed(fact)
+        else:
+            self.unknown += 1
 
     def _tell(self, fact: ev.Event) -> None:
         """Of a session that is not in use yet the call hears only whether it is ready, or lost."""
@@ -240,53 +265,74 @@ class Session:
         for frame in self._dialect.history(tuple(items)):
             self._send(frame)
 
-    def _configure(self) -> None:
+    def _not_greeted(self) -> None:
+        self._lost(RealtimeError("the connection opened, but no session did", code="connection_timeout"))
+
+    def _configure(self, fact: words.SessionCreated) -> None:
         """The service greeted us: say what we want, and what was said before."""
         if self._configured or self._socket is None:
             return
         self._configured = True
+        self._expires_at = fact.expires_at
         self._send(self._dialect.session_update(self._driver.plan.session))
         self.seed(self._history)
-        if not self._target.profile.confirms_update:
-            self._confirmed(words.SessionUpdated())
+        if self._target.profile.confirms_update:
+            self._set_alarm(_CONFIRM_S, self._confirmed, words.SessionUpdated())
         else:
-            self._timers.append(self._loop.call_later(_CONFIRM_S, self._confirmed, words.SessionUpdated()))
+            self._confirmed(words.SessionUpdated())
 
     def _confirmed(self, fact: words.SessionUpdated) -> None:
-        if self._ready or not self._configured:
+        """The session is as the service says: at first, after a late confirmation, and whenever it says so again."""
+        if not self._configured:
             return
-        self._ready = True
-        plan = self._driver.plan.session
-        caller = self._leg.caller
+        plan, caller = self._driver.plan, self._leg.caller
+        wanted = plan.session
         try:
             heard = AudioFormat(
-                fact.input_encoding or plan.model_encoding,
-                fact.input_rate_hz or _rate(fact.input_encoding, plan.model_rate_hz),
+                fact.input_encoding or wanted.model_encoding,
+                fact.input_rate_hz or _rate(fact.input_encoding, wanted.model_rate_hz),
             )
             spoken = AudioFormat(
-                fact.output_encoding or plan.model_encoding,
-                fact.output_rate_hz or _rate(fact.output_encoding, plan.model_rate_hz),
+                fact.output_encoding or wanted.model_encoding,
+                fact.output_rate_hz or _rate(fact.output_encoding, wanted.model_rate_hz),
             )
         except UsageError as error:
             self._lost(RealtimeError(str(error), code="refused"))
             return
-        self.up = CallerToModel(caller, heard)
-        self.down = ModelToCaller(spoken, caller, gain_db=self._driver.plan.agent.gain_db)
-        keepalive_s = self._target.profile.keepalive_s
-        if keepalive_s:
-            self._timers.append(self._loop.call_later(keepalive_s, self._keep_alive, keepalive_s))
-        life_s = None
-        if fact.expires_at is not None:
+        if self._formats != (heard, spoken):
+            self._formats = (heard, spoken)
+            self.up = CallerToModel(caller, heard)
+            self.down = ModelToCaller(spoken, caller, gain_db=plan.agent.gain_db)
+        if self._ready:
+            return
+        self._ready = True
+        self._keep_alive()
+        life_s, expires_at = None, fact.expires_at or self._expires_at
+        if expires_at is not None:
             # A date, so the only place where the wall clock counts; to the minute, because it never matters more.
-            left_s = round((fact.expires_at - time.time()) / 60) * 60.0
+            left_s = round((expires_at - time.time()) / 60) * 60.0
             life_s = left_s if 0 < left_s < 86_400 else None
         self._driver.deliver(ev.ModelReady(self._number, life_s))
 
-    def _keep_alive(self, every_s: float) -> None:
-        if self._loop.time() - self._sent_at >= every_s * 0.9:
-            self._send(self._dialect.keepalive())
-        self._timers.append(self._loop.call_later(every_s, self._keep_alive, every_s))
-        del self._timers[:-2]
+    def _keep_alive(self) -> None:
+        """Some services close a session that hears nothing from us."""
+        every_s = self._target.profile.keepalive_s
+        if every_s:
+            if not self._sent:
+                self._send(self._dialect.keepalive())
+            self._sent = False
+            self._set_alarm(every_s, self._keep_alive)
+        else:
+            self._stop_alarm()
+
+    def _set_alarm(self, after_s: float, ring: Callable[..., None], *given: words.SessionUpdated) -> None:
+        self._stop_alarm()
+        self._alarm = self._loop.call_later(after_s, ring, *given)
+
+    def _stop_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     # ------------------------------------------------------------ open
 
@@ -308,28 +354,42 @@ class Session:
             self._socket.send_binary(sound)
         else:
             self._socket.send(self._dialect.append(sound))
-        self._sent_at = self._loop.time()
+        self._sent = True
         if self._socket.waiting_bytes > _STALLED_BYTES:
             self._lost(RealtimeError("the service stopped reading", code="connection_lost"))
 
     def request(self, action: do.Action) -> None:
+        if isinstance(action, do.RequestResponse) and action.instructions:
+            # Instructions of a response replace the session's (OpenAI, response.create): the agent would forget itself.
+            lasting = self._driver.plan.session.instructions.strip()
+            action = do.RequestResponse(f"{lasting}\n\n{action.instructions}".strip())
         for frame in self._dialect.encode(action):
             self._send(frame)
 
     def _send(self, frame: bytes) -> None:
         if self._socket is not None:
-            self._sent_at = self._loop.time()
+            self._sent = True
             self._socket.send(frame)
 
     # ------------------------------------------------------------ ending
 
     def socket_closed(self, code: int, reason: str) -> None:
-        self._lost(RealtimeError(f"the connection closed ({code} {reason})".replace(" )", ")"), code="connection_lost"))
-
-    def _lost(self, error: RealtimeError) -> None:
-        if self._closed or not self._leg.concerns(self):
+        """Why a connection closed is said in an error before it, in its reason, or not at all."""
+        complaint = self._decoder.complaint
+        if complaint is not None and not self._ready:
+            self._lost(RealtimeError(complaint.message, code=complaint.code))
             return
-        cure = self._dialect.cure(error.code, error.message)
+        cure = "fatal" if code in _NOT_WELCOME else self._dialect.cure(reason, reason)
+        reason = clean(reason, 123)
+        if self._target.api_key:
+            reason = reason.replace(self._target.api_key, "***")
+        self._lost(RealtimeError(f"closed with {code} {reason}".rstrip(), code="connection_lost"), cure)
+
+    def _lost(self, error: RealtimeError, cure: words.Cure | None = None) -> None:
+        if self._closed:
+            return
+        self.close()
+        cure = cure or self._dialect.cure(error.code, error.message)
         log.warning("model_session_lost", call_id=self._driver.plan.call_id, code=error.code, why=error.message)
         self._driver.deliver(
             ev.ModelLost(
@@ -341,16 +401,24 @@ class Session:
         )
 
     def close(self) -> None:
+        """Closing twice is harmless."""
         if self._closed:
             return
         self._closed = True
-        for timer in self._timers:
-            timer.cancel()
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+        self._stop_alarm()
+        if self._opening is not None and self._opening is not asyncio.current_task():
+            self._opening.cancel()
         if self._socket is not None:
             self._socket.close()
+
+
+async def _give_up(attempts: Iterable[asyncio.Task[tuple[ModelSocket, _Line]]]) -> None:
+    """Ends them; one that opened at the last moment is closed."""
+    for attempt in attempts:
+        attempt.cancel()
+    for outcome in await asyncio.gather(*attempts, return_exceptions=True):
+        if not isinstance(outcome, BaseException):
+            outcome[0].close()
 
 
 class _Line:
