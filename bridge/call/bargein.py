@@ -22,7 +22,8 @@ def speech_started(desk: Desk, event: ev.CallerSpeechStarted) -> None:
     desk.active()
     if not turns.caller_speaking:
         keep = int(_PREFIX_MS * desk.plan.carrier.bytes_per_ms)
-        state.turn_bytes = max(state.turn_bytes, min(keep, len(state.recent)))
+        if state.turn_bytes is None:
+            state.turn_bytes = min(keep, len(state.recent))
         desk.after("caller_pause", desk.policies.caller_pause_ms)
         desk.after("long_speech", _LONGEST_SPEECH_MS)
     if state.idle_prompted:
@@ -147,7 +148,7 @@ def _stopped(desk: Desk) -> None:
     brief = state.overheard and desk.policies.barge_in.mode == "after_ms"
     state.overheard = False
     if brief:  # too short to be a turn: nothing happened
-        state.turn_bytes = 0
+        state.turn_bytes = None
         ask_about_tools(desk)
         return
     state.tools.new_turn()

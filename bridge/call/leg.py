@@ -47,7 +47,7 @@ def caller_spoke(desk: Desk, event: ev.CallerSpoke) -> None:
     recent += audio
     if len(recent) > desk.ring_bytes + _SLOP_BYTES:
         del recent[: len(recent) - desk.ring_bytes]
-    if state.turn_bytes:
+    if state.turn_bytes is not None:
         state.turn_bytes += len(audio)
     if state.model == "ready":
         desk.out.append(do.SendCallerAudio(audio))

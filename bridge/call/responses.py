@@ -83,7 +83,7 @@ def _answered(desk: Desk) -> None:
     state = desk.state
     state.progress_at = desk.at
     state.owes_answer = state.asked_twice = desk.turns.expecting = False
-    state.turn_bytes = state.fillers = 0
+    state.turn_bytes, state.fillers = None, 0
 
 
 def _too_long(desk: Desk, response_id: str) -> None:
@@ -164,7 +164,7 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
         turns.want(wish)
         return
     state.failures = 0
-    if turns.wish is None:
-        turns.wish = turns.named
+    if turns.wish is None and wish.must:
+        turns.wish = wish
     state.owes_answer = True
     sessions.lose(desk, event.reason, "fatal" if event.cure == "fatal" else "rotate")

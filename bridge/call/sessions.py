@@ -92,10 +92,10 @@ def _keep_limit(desk: Desk, limit_at: float) -> None:
 def _give_held_audio(desk: Desk) -> None:
     """What the caller said while nobody listened; if a whole turn of theirs is in it, it will be answered."""
     state, turns = desk.state, desk.turns
-    unsent, state.unsent_bytes = min(state.unsent_bytes, len(state.recent)), 0
+    unsent, state.unsent_bytes = min(state.unsent_bytes, len(state.recent), desk.ring_bytes), 0
     if unsent:
         desk.ask(do.SendCallerAudio(bytes(state.recent[-unsent:])))
-    if state.turn_bytes and state.owes_answer and not turns.caller_speaking:
+    if state.turn_bytes is not None and state.owes_answer and not turns.caller_speaking:
         state.progress_at, state.asked_twice = desk.at, False
         if desk.plan.session.turn_detection is None:
             desk.ask(do.CommitCallerAudio())
@@ -167,7 +167,7 @@ def _forget(desk: Desk) -> None:
     busy = turns.being_made or turns.asked is not None or turns.expecting or turns.caller_speaking
     state.owes_answer = state.owes_answer or busy or bool(state.tools.open)
     tail = int(_TAIL_MS * desk.plan.carrier.bytes_per_ms)
-    state.unsent_bytes = min(max(state.turn_bytes, tail), len(state.recent))
+    state.unsent_bytes = max(state.turn_bytes or 0, tail)
     for item in desk.ledger.items.values():
         desk.transcript.agent_heard(item, item.received_ms, cut=False)
     state.overheard = False

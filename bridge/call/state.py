@@ -44,7 +44,7 @@ class State(msgspec.Struct):
     pause_filled: bool = False  # silence was sent for the present pause of the caller's leg
     recent: bytearray = msgspec.field(default_factory=bytearray)  # the caller's last seconds, for a session to come
     unsent_bytes: int = 0  # at the end of `recent`: not yet given to the model
-    turn_bytes: int = 0  # at the end of `recent`: since the caller began to say what was not answered yet
+    turn_bytes: int | None = None  # at the end of `recent`: since the caller began to say what was not answered yet
     overheard: bool = False  # the caller's present speech began while the agent could not be interrupted
     digits: str = ""
 

@@ -136,7 +136,7 @@ class Turns(msgspec.Struct):
         again = None if self.doomed else self.asked
         if again is None and self.being_made and not self.spoke:
             again = self.named
-        if self.wish is None:
+        if self.wish is None and again is not None and again.must:
             self.wish = again
         self.response_id = self.protected = ""
         self.asked = self.named = None

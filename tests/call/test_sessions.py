@@ -1,0 +1,356 @@
+"""The model's sessions come and go; the caller's leg stays, and nothing they said is lost."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import pytest
+
+from bridge.call import actions as do
+from bridge.call import events as ev
+from bridge.call.sessions import RESUME
+from bridge.errors import EndReason
+from tests.call.playbook import (
+    ASK,
+    CLEAR,
+    CLIPS,
+    CLOSE_MODEL,
+    HANG_UP,
+    INTERRUPTS,
+    OBEYS,
+    ROUTED,
+    Playbook,
+    Story,
+    ask,
+    asks_tool,
+    at,
+    caller_audio,
+    caller_said,
+    caller_speaks,
+    caller_stops,
+    complains,
+    end,
+    ends,
+    hears,
+    lost,
+    note,
+    open_model,
+    plan,
+    pressed,
+    ready,
+    response,
+    run_tool,
+    says,
+    sends_model,
+    story,
+    stream,
+    submit,
+    tool_done,
+    truncate,
+    turn_ends,
+    words,
+)
+
+SECOND = msgspec.structs.replace(INTERRUPTS, name="second", max_session_s=None)
+
+
+def agent(text: str) -> do.HistoryItem:
+    return do.HistoryItem("agent", text)
+
+
+def caller(text: str) -> do.HistoryItem:
+    return do.HistoryItem("caller", text)
+
+
+def switch(session: int, *news: do.HistoryItem) -> do.SwitchModel:
+    return do.SwitchModel(session, news)
+
+
+STORIES: list[Story] = [
+    story(
+        "lost while idle: nothing is heard of it",
+        at(0, response("r1"), words("r1", "i", "hello"), says("r1", "i", 500), ends("r1")),
+        at(1000, lost(1), CLOSE_MODEL, open_model(2, 0, agent("hello"))),
+        at(1300, ready(2)),
+        at(9000, lambda book: _clip(book, "filler", 0)),
+        on=plan(clips=CLIPS),
+    ),
+    story(
+        "lost in mid-sentence: what was received plays out, then the agent goes on",
+        at(0, response("r1"), words("r1", "i", "hello there"), says("r1", "i", 2000)),
+        at(500, lost(1), CLOSE_MODEL, open_model(2, 0, agent("hello there"))),
+        at(800, ready(2), ask(RESUME)),
+        at(1000, response("r9"), says("r9", "j", 500), ends("r9")),
+        at(4000, hears("i", 2000), hears("j", 500)),
+    ),
+    story(
+        "items of the lost session may be interrupted, and are not truncated",
+        at(0, response("r1"), says("r1", "i", 2000), says("r1", "j", 500)),
+        at(500, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(800, ready(2), ask(RESUME)),
+        at(1000, caller_speaks(), CLEAR),
+        at(4000, hears("i", 1000), hears("j", 0)),
+    ),
+    story(
+        "what was asked for and not heard is asked for again",
+        at(0, pressed("#"), do.TellModel("caller", "The caller pressed #"), ASK),
+        at(100, lost(1), CLOSE_MODEL, open_model(2, 0, caller("The caller pressed #"))),
+        at(300, ready(2), ASK),
+    ),
+    story(
+        "keys pressed while a session opens are told to it",
+        at(0, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(100, pressed("4"), pressed("#")),
+        at(300, ready(2), do.TellModel("caller", "The caller pressed 4#"), ASK),
+    ),
+    story(
+        "attempts wait longer each time; a rotation does not wait",
+        at(0, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(10, lost(2)),
+        at(10),
+        at(10 + 0, lost(2)),  # said twice: once is enough
+        at(509),
+        at(510, open_model(3, 0)),
+        at(520, ready(3)),
+        at(600, lost(3, "rotate"), CLOSE_MODEL, open_model(4, 0)),
+        on=plan(model_retry_s=(0.0, 0.5, 1.5)),
+    ),
+    story(
+        "a service that asks for time gets up to two seconds",
+        at(0, lost(1, retry_after_s=30.0), CLOSE_MODEL),
+        at(1999),
+        at(2000, open_model(2, 0)),
+    ),
+    story(
+        "an attempt that is not ready in time has failed",
+        at(0, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(4999),
+        at(5000),
+        at(5500, open_model(3, 0)),
+        at(5600, ready(2)),  # too late: nobody listens to it any more
+        at(5700, ready(3)),
+    ),
+    story(
+        "the first service is down: the next one takes over, with the conversation",
+        at(0, response("r1"), words("r1", "i", "hello"), says("r1", "i", 500), ends("r1")),
+        at(
+            1000,
+            lost(1, "fatal"),
+            CLOSE_MODEL,
+            open_model(2, 1, agent("hello")),
+        ),
+        at(1200, ready(2)),
+        at(1300, caller_speaks()),
+        at(2000, caller_stops(), ASK),
+        on=plan(models=(INTERRUPTS, OBEYS)),
+    ),
+    story(
+        "two responses in a row that fail: another session",
+        at(0, response("r1"), ends("r1", "failed", reason="server_error"), ASK),
+        at(10, response("r2"), ends("r2", "failed", reason="server_error"), CLOSE_MODEL, open_model(2, 0)),
+        at(200, ready(2), ask(RESUME)),
+    ),
+    story(
+        "a response without a sound is asked for again",
+        at(0, response("r1"), words("r1", "i", "I can only write."), ends("r1"), ASK),
+    ),
+    story(
+        "a response that was refused for its content is asked for once more",
+        at(0, response("r1"), ends("r1", "incomplete", reason="content_filter"), ASK),
+        at(10, response("r2"), says("r2", "j", 300), ends("r2")),
+    ),
+    story(
+        "a failed response that says the quota is gone ends the service",
+        at(0, response("r1"), ends("r1", "failed", reason="insufficient_quota", cure="fatal"), CLOSE_MODEL, HANG_UP),
+        at(100, ev.HandedOver("hang_up", True), end(EndReason.MODEL_REFUSED)),
+    ),
+    story(
+        "a session that expires is followed by another at once",
+        at(0, complains("rotate", "session_expired"), CLOSE_MODEL, open_model(2, 0)),
+    ),
+    story(
+        "an unknown complaint is a note",
+        at(0, complains("note", "weird"), note("model_error_note", "weird: ")),
+        at(5000),
+    ),
+    story(
+        "a session's end in sight: the next is opened beside it and takes over between two turns",
+        at(0, response("r1"), words("r1", "i", "hello"), says("r1", "i", 500), ends("r1")),
+        at(479_000, response("r2"), words("r2", "j", "well then"), says("r2", "j", 4000)),
+        at(480_000, open_model(2, 0, agent("hello"))),
+        at(480_400, ready(2, 600.0)),
+        at(481_000, ends("r2")),
+        at(482_999),
+        at(483_000, switch(2, agent("well then")), hears("j", 4000)),
+        at(484_000, caller_speaks()),
+        at(485_000, caller_stops()),
+        at(485_200, response("r3"), says("r3", "k", 300), ends("r3")),
+        at(486_000, hears("k", 300)),
+        at(960_399),
+        at(960_400, open_model(3, 0, agent("hello"), agent("well then"))),
+        on=plan(model=msgspec.structs.replace(INTERRUPTS, max_session_s=600.0), max_call_s=0),
+    ),
+    story(
+        "it never takes over while somebody speaks, waits for an answer or for a tool",
+        at(479_500, caller_speaks("c1")),
+        at(480_000, open_model(2, 0)),
+        at(480_100, ready(2)),
+        at(481_000, caller_stops("c1"), turn_ends("c1"), caller_said("c1", "what is it")),
+        at(481_500, response("r1"), asks_tool("t1"), run_tool("t1")),
+        at(481_510, ends("r1")),
+        at(482_000, tool_done("t1", '"4"'), submit("t1", '"4"'), ASK),
+        at(482_200, response("r2"), words("r2", "i", "four"), says("r2", "i", 600), ends("r2")),
+        at(
+            482_800,
+            switch(
+                2,
+                caller("what is it"),
+                do.HistoryItem("tool", '"4"', "t1", "look_up", "{}"),
+                agent("four"),
+            ),
+        ),
+        on=plan(model=msgspec.structs.replace(INTERRUPTS, max_session_s=600.0), max_call_s=0),
+    ),
+    story(
+        "the old session ends before a turn does: the next takes over at once",
+        at(480_000, open_model(2, 0)),
+        at(480_100, response("r1"), words("r1", "i", "one two"), says("r1", "i", 3000)),
+        at(480_200, ready(2)),
+        at(480_500, lost(1, "rotate"), switch(2, agent("one two")), ask(RESUME)),
+        at(481_000, response("r2"), says("r2", "j", 500), ends("r2")),
+        at(484_000, hears("i", 3000), hears("j", 500)),
+        on=plan(model=msgspec.structs.replace(INTERRUPTS, max_session_s=600.0), max_call_s=0),
+    ),
+    story(
+        "the old session ends before the next is there: both are closed and one is opened",
+        at(480_000, open_model(2, 0)),
+        at(480_500, lost(1, "rotate"), CLOSE_MODEL, open_model(3, 0)),
+        at(480_600, ready(2)),
+        at(480_700, ready(3)),
+        at(481_000, lost(2)),
+        on=plan(model=msgspec.structs.replace(INTERRUPTS, max_session_s=600.0), max_call_s=0),
+    ),
+    story(
+        "the next session cannot be had: the old one serves on, and another attempt follows",
+        at(480_000, open_model(2, 0)),
+        at(480_100, lost(2), note("next_model_lost", "gone")),
+        at(490_100, open_model(3, 0)),
+        at(490_200, ready(3), switch(3)),
+        on=plan(model=msgspec.structs.replace(INTERRUPTS, max_session_s=600.0), max_call_s=0),
+    ),
+]
+
+
+def _clip(book: Playbook, clip: str, ms: float) -> None:
+    assert book.clip_ms(clip) == ms
+
+
+@pytest.mark.parametrize("row", STORIES, ids=str)
+def test_sessions(row: Story) -> None:
+    Playbook.connected(row.plan, row.carrier()).play(*row.steps)
+
+
+def test_a_caller_who_speaks_before_the_model_is_there_is_heard_from_the_first_word() -> None:
+    book = Playbook(plan())
+    book.play(at(0, ROUTED, open_model(1, 0)), at(50, stream()))
+    for value in range(1, 21):
+        book.run_until(book.now + 20)
+        book.give(caller_audio(20, value))
+    done = book.give(ready())
+    held = next(one for one in done if isinstance(one, do.SendCallerAudio))
+    assert held.audio == b"".join(caller_audio(20, value).audio for value in range(1, 21))
+    assert book.give(caller_audio(20, 99)) == [do.SendCallerAudio(caller_audio(20, 99).audio)]
+
+
+def test_of_a_long_wait_the_last_eight_seconds_are_kept() -> None:
+    book = Playbook(plan())
+    book.play(at(0, ROUTED, open_model(1, 0)), at(50, stream()))
+    for _ in range(600):
+        book.give(caller_audio(20))
+    book.give(ready())
+    sends_model(8000)(book)
+
+
+def test_a_session_lost_while_the_caller_speaks_loses_no_word() -> None:
+    """The new session is given the speech from before its beginning was noticed."""
+    book = Playbook.connected()
+    for _ in range(100):
+        book.give(caller_audio(20, 1))
+    book.give(caller_speaks())
+    for _ in range(50):
+        book.give(caller_audio(20, 2))
+    book.give(lost(1))
+    for _ in range(25):
+        book.give(caller_audio(20, 3))
+    done = book.give(ready(2))
+    held = next(one for one in done if isinstance(one, do.SendCallerAudio)).audio
+    assert held == bytes([1]) * 4000 + bytes([2]) * 8000 + bytes([3]) * 4000
+    assert ask(RESUME) not in done  # it will hear the caller out, then answer
+
+
+def test_a_session_lost_before_it_answered_is_followed_by_one_that_heard_the_question() -> None:
+    book = Playbook.connected()
+    book.give(caller_speaks())
+    for _ in range(50):
+        book.give(caller_audio(20, 2))
+    book.give(caller_stops())
+    for _ in range(10):
+        book.give(caller_audio(20, 255))
+    book.give(lost(1))
+    done = book.give(ready(2))
+    held = next(one for one in done if isinstance(one, do.SendCallerAudio)).audio
+    assert held.count(2) == 8000
+    book.run_until(book.now + 4000)
+    assert book.all(do.RequestResponse) == [ASK]  # it did not hear a turn in that: it is asked
+
+
+def test_a_greeting_that_was_not_heard_is_greeted_again() -> None:
+    book = Playbook(plan(greeting="Greet the caller."))
+    book.play(
+        at(0, ROUTED, open_model(1, 0)),
+        at(10, stream()),
+        at(100, ready(), ask("Greet the caller.")),
+        at(200, response("r1")),
+        at(300, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(400, ready(2), ask("Greet the caller.")),
+    )
+
+
+def test_a_model_that_is_missing_is_covered_within_a_second_and_never_silent_for_three() -> None:
+    book = Playbook.connected(plan(clips=CLIPS, model_retry_s=(2.0, 2.0, 2.0)))
+    book.give(response("r1"))
+    book.give(says("r1", "i", 500))
+    book.run_until(200)
+    book.give(lost(1))
+    book.run_until(8000)
+    stretches = book.carrier.played
+    assert stretches[1].begins <= stretches[0].ends + 1000
+    for before, after in itertools.pairwise(stretches):
+        assert after.begins - before.ends <= 3000
+    assert len(stretches) >= 3
+
+
+def test_history_is_bounded() -> None:
+    book = Playbook.connected()
+    for number in range(300):
+        book.give(ev.CallerTranscribed(f"c{number}", "x" * 500))
+    book.give(lost(1))
+    (opened,) = [one for one in book.all(do.OpenModel) if isinstance(one, do.OpenModel) and one.session == 2]
+    assert sum(len(item.text) for item in opened.history) <= 33_000
+
+
+def test_only_one_session_is_routed() -> None:
+    book = Playbook(plan())
+    book.play(at(0, ROUTED, open_model(1, 0)), at(10, ROUTED))
+
+
+def test_a_truncation_never_names_an_item_of_another_session() -> None:
+    book = Playbook.connected()
+    book.play(
+        at(0, response("r1"), says("r1", "old", 3000)),
+        at(200, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(300, ready(2), ask(RESUME)),
+        at(400, response("r2"), says("r2", "new", 3000)),
+        at(3500, caller_speaks(), CLEAR, truncate("new", 500)),
+    )

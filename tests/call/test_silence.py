@@ -1,0 +1,141 @@
+"""When nothing happens: dead air is covered, a model that does not answer is asked again, then replaced."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from bridge.call import actions as do
+from bridge.call.sessions import RESUME
+from tests.call.playbook import (
+    ASK,
+    CLIPS,
+    CLOSE_MODEL,
+    OBEYS,
+    Playbook,
+    Story,
+    ask,
+    at,
+    caller_speaks,
+    caller_stops,
+    cancel,
+    ends,
+    hears,
+    note,
+    open_model,
+    plan,
+    pressed,
+    ready,
+    response,
+    says,
+    story,
+    words,
+)
+
+STORIES: list[Story] = [
+    story(
+        "the service does not answer: a filler, another attempt, another session",
+        at(0, caller_speaks()),
+        at(1000, caller_stops()),
+        at(2500, note("dead_air")),
+        at(5000, note("answer_missing", "asking again"), ASK, note("dead_air")),
+        at(8999),
+        at(9000, CLOSE_MODEL, open_model(2, 0)),
+        at(9200, ready(2), ASK),
+        on=plan(),
+    ),
+    story(
+        "a response that was named and never speaks is cancelled and asked for again",
+        at(0, pressed("#"), do.TellModel("caller", "The caller pressed #"), ASK),
+        at(100, response("r1")),
+        at(3999),
+        at(4000, cancel("r1"), ASK),
+        at(4100, response("r2"), says("r2", "i", 500), says("r1", "late", 500)),
+        at(4200, ends("r2")),
+        at(9000, hears("i", 500), hears("late", 0)),
+        on=plan(model=OBEYS),
+    ),
+    story(
+        "a response that stops in mid-sentence is cancelled, and the agent goes on from there",
+        at(0, response("r1"), says("r1", "i", 2000)),
+        at(5999),
+        at(6000, cancel("r1"), ask(RESUME)),
+        on=plan(model=OBEYS),
+    ),
+    story(
+        "a model that is slow, but speaks, is left alone",
+        at(0, response("r1"), says("r1", "i", 500)),
+        at(2000, says("r1", "i", 500)),
+        at(5000, says("r1", "i", 500)),
+        at(8000, says("r1", "i", 500), ends("r1")),
+        at(20_000, hears("i", 2000)),
+        on=plan(model=OBEYS),
+    ),
+    story(
+        "an answer in time needs no filler",
+        at(0, caller_speaks()),
+        at(1000, caller_stops()),
+        at(2400, response("r1"), words("r1", "i", "yes"), says("r1", "i", 3000), ends("r1")),
+        at(20_000, lambda book: _fillers(book, 0)),
+        on=plan(clips=CLIPS),
+    ),
+    story(
+        "the time that what is being said still takes is not dead air",
+        at(0, response("r1"), says("r1", "i", 5000), ends("r1")),
+        at(100, pressed("#"), do.TellModel("caller", "The caller pressed #"), ASK),
+        at(1500, response("r2"), says("r2", "j", 500), ends("r2")),
+        at(20_000, hears("i", 5000), hears("j", 500), lambda book: _fillers(book, 0)),
+        on=plan(clips=CLIPS, barge_in="off", model=OBEYS),
+    ),
+    story(
+        "nothing is owed to a caller who is speaking",
+        at(0, caller_speaks()),
+        at(20_000, lambda book: _fillers(book, 0)),
+        on=plan(clips=CLIPS),
+    ),
+    story(
+        "an interruption ends a filler, which was never part of the conversation",
+        at(0, caller_speaks()),
+        at(1000, caller_stops()),
+        at(2600, lambda book: _fillers(book, 1)),
+        at(2700, caller_speaks(), do.ClearPlayback()),
+        at(2800, lambda book: _conversation(book, [])),
+        on=plan(clips=CLIPS),
+    ),
+]
+
+
+def _fillers(book: Playbook, count: int) -> None:
+    book.carrier.advance(book.now)
+    tag = CLIPS["filler"][0]
+    assert sum(stretch.tag == tag for stretch in book.carrier.played) == count
+
+
+def _conversation(book: Playbook, expected: list[tuple[str, str]]) -> None:
+    assert book.conversation() == expected
+
+
+@pytest.mark.parametrize("row", STORIES, ids=str)
+def test_silence(row: Story) -> None:
+    Playbook.connected(row.plan, row.carrier()).play(*row.steps)
+
+
+def test_dead_air_is_never_longer_than_three_seconds_while_something_is_owed() -> None:
+    book = Playbook.connected(plan(clips=CLIPS, answer_retry_s=60, answer_rotate_s=120))
+    book.give(caller_speaks())
+    book.run_until(1000)
+    book.give(caller_stops())
+    book.run_until(30_000)
+    begins = [stretch.begins for stretch in book.carrier.played]
+    assert begins[0] == 2500
+    assert all(after - before <= 3000 for before, after in itertools.pairwise(begins))
+    assert begins[-1] > 26_000
+
+
+def test_one_filler_is_enough_for_a_sentence_that_halts() -> None:
+    book = Playbook.connected(plan(clips=CLIPS, answer_retry_s=60, answer_rotate_s=120))
+    book.give(response("r1"))
+    book.give(says("r1", "i", 1000))
+    book.run_until(30_000)
+    _fillers(book, 1)
