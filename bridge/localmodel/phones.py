@@ -11,6 +11,7 @@ _READINGS = {
     "sion": "ZH AH N",
     "ough": "AO",
     "igh": "AY",
+    "gh": "G",
     "tch": "CH",
     "sch": "SH",
     "ch": "CH",

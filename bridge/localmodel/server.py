@@ -66,6 +66,11 @@ class LocalModel:
         """Of the listener; 0 before `start`."""
         return int(self._runner.addresses[0][1]) if self._runner is not None else 0
 
+    @property
+    def sessions(self) -> int:
+        """WebSockets that are open."""
+        return len(self._open)
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """The port it listens on."""
         app = web.Application()
