@@ -22,11 +22,12 @@ from bridge.telephony import twilio
 log = structlog.get_logger()
 
 _CROWDED_BYTES: Final = 8192  # the network takes no more for now: half a second of audio in base64
-_STALLED_BYTES: Final = 131_072
+_STALLED_BYTES: Final = 65_536  # six seconds
 _RETRY_S: Final = 0.02
 _BURST: Final = 128  # messages looked at together
 _MOST_PER_S: Final = 400  # a stream brings 50 frames and some marks; a catch-up after a stall is a single burst
 _STRIKES: Final = 5
+_POLICY: Final = 1008  # close code: policy violation (RFC 6455 section 7.4.1)
 
 
 class MediaSocket(Protocol):
@@ -75,19 +76,21 @@ class PhoneLeg:
         driver = self._driver
         if driver.phone is not self:
             return
-        self._messages += 1
-        if self._messages % _BURST == 0:
-            self._look_at_rate()
-        message = self._decode(payload) if is_text else twilio.Malformed("binary")
-        if type(message) is twilio.Media:
-            if message.stream_id != self._stream_id or message.track != "inbound":
+        try:
+            self._messages += 1
+            if self._messages % _BURST == 0:
+                self._look_at_rate()
+            message = self._decode(payload) if is_text else twilio.Malformed("binary")
+            if type(message) is not twilio.Media:
+                self._other(message)
+            elif message.stream_id != self._stream_id or message.track != "inbound":
                 self.foreign += 1
-                return
-            audio = self._timeline.push(message.timestamp_ms, message.audio)
-            if audio:
-                driver.deliver(ev.CallerSpoke(audio, len(audio) / self._bytes_per_ms))
-            return
-        self._other(message)
+            else:
+                audio = self._timeline.push(message.timestamp_ms, message.audio)
+                if audio:
+                    driver.deliver(ev.CallerSpoke(audio, len(audio) / self._bytes_per_ms))
+        except Exception:
+            driver.broke("a message of the carrier")
 
     def _other(self, message: twilio.StreamMessage | None) -> None:
         driver = self._driver
@@ -99,7 +102,7 @@ class PhoneLeg:
             case twilio.Stop(stream_id=self._stream_id):
                 driver.deliver(ev.CallerLeft("stop"))
             case twilio.Start():
-                driver.deliver(ev.CarrierMisbehaved("a second start on one stream"))
+                self._misbehaved("a second start on one stream")
             case twilio.Malformed(what=what):
                 self.malformed += 1
                 if self.malformed <= 3:
@@ -112,10 +115,14 @@ class PhoneLeg:
         if now - self._looked_at < _BURST / _MOST_PER_S:
             self._strikes += 1
             if self._strikes >= _STRIKES:
-                self._driver.deliver(ev.CarrierMisbehaved("too many messages"))
+                self._misbehaved("too many messages")
         else:
             self._strikes = 0
         self._looked_at = now
+
+    def _misbehaved(self, what: str) -> None:
+        self._driver.deliver(ev.CarrierMisbehaved(what))
+        self._socket.close(_POLICY, what)
 
     def socket_closed(self, code: int, reason: str) -> None:
         """The media socket is gone, with or without a stop before."""
@@ -160,7 +167,9 @@ class PhoneLeg:
         self._timeline.credit(ms)
 
     def close(self) -> None:
+        """Closing twice is harmless."""
         self._closed = True
+        self._media.clear()
         if self._retry is not None:
             self._retry.cancel()
         self._socket.close()

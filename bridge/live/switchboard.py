@@ -17,7 +17,7 @@ import structlog
 
 from bridge.audio.formats import AudioFormat
 from bridge.call import events as ev
-from bridge.errors import EndReason
+from bridge.errors import EndReason, UsageError
 from bridge.live import connect
 from bridge.live.driver import Driver, Outside, Watcher
 from bridge.live.model import Dial, ModelLeg
@@ -26,6 +26,8 @@ from bridge.settings.plans import Directory, IncomingCall
 log = structlog.get_logger()
 
 _REMEMBERED: Final = 1000  # ended calls whose end can still be asked for
+_GOODBYE_S: Final = 10.0
+_CUT_S: Final = 3.0  # a driver gives errands at the carrier two seconds
 _OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 
 
@@ -39,7 +41,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    why: str  # "full" or "draining"
+    why: str  # "full", "draining", or "misconfigured"
 
 
 @dataclass(slots=True)
@@ -48,8 +50,9 @@ class _Line:
 
     driver: Driver
     carrier_call_id: str
-    token: str
-    token_until: float  # loop time
+    account_id: str
+    token: str = ""
+    token_until: float = 0.0  # loop time
     task: asyncio.Task[EndReason] | None = None
 
 
@@ -100,21 +103,25 @@ class Switchboard:
     # ------------------------------------------------------------ a call comes
 
     def expect(self, incoming: IncomingCall) -> Expected | Refused:
-        """A webhook announced a call. The same call announced again keeps its token, unless that was used already."""
+        """A webhook announced a call. The same call announced again keeps its token, unless that is of no more use."""
         known = self._lines.get(incoming.carrier_call_id)
         if known is not None:
-            if not known.token:
+            if not known.token or self._now > known.token_until:
                 self._new_token(known)
             return Expected(known.driver.plan.call_id, known.token)
         if self._draining or self.full:
             return Refused("draining" if self._draining else "full")
-        plan, targets = self._directory.plan(incoming)
+        try:
+            plan, targets = self._directory.plan(incoming)
+        except UsageError as error:
+            log.error("no_plan", carrier_call_id=incoming.carrier_call_id, why=str(error))
+            return Refused("misconfigured")
         driver = Driver(plan, outside=self._services)
         if self._watchers is not None:
             driver.watch(*self._watchers(driver))
         caller = AudioFormat(plan.carrier.encoding, plan.carrier.rate_hz)
         driver.model = ModelLeg(driver, targets, caller=caller, dial=self._dial)
-        line = _Line(driver, incoming.carrier_call_id, "", 0.0)
+        line = _Line(driver, incoming.carrier_call_id, incoming.account_id)
         self._new_token(line)
         self._lines[incoming.carrier_call_id] = line
         self._empty.clear()
@@ -125,14 +132,23 @@ class Switchboard:
 
     def _new_token(self, line: _Line) -> None:
         line.token = secrets.token_urlsafe(24)
-        line.token_until = asyncio.get_running_loop().time() + self._token_s
+        line.token_until = self._now + self._token_s
 
-    def claim(self, token: str, carrier_call_id: str) -> Driver | None:
-        """The call a stream belongs to; None unless the token is this call's, unused and still good."""
+    @property
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def claim(self, token: str, carrier_call_id: str, *, account_id: str = "") -> Driver | None:
+        """The call a stream belongs to; None unless the token is this call's, unused and still good.
+
+        Where both the webhook and the stream named an account, it has to be the same.
+        """
         line = self._lines.get(carrier_call_id)
         if line is None or not line.token or not token.isascii():
             return None
-        if not hmac.compare_digest(line.token, token) or asyncio.get_running_loop().time() > line.token_until:
+        if not hmac.compare_digest(line.token, token) or self._now > line.token_until:
+            return None
+        if account_id and line.account_id and account_id != line.account_id:
             return None
         line.token = ""
         return line.driver
@@ -143,8 +159,11 @@ class Switchboard:
         self._lines.pop(line.carrier_call_id, None)
         if not self._lines:
             self._empty.set()
-        broke = task.cancelled() or task.exception() is not None
-        reason = EndReason.BUG if broke else task.result()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("call_task_broke", call_id=line.driver.plan.call_id, exc_info=error)
+            line.driver.end(EndReason.BUG)
+        line.driver.end(EndReason.DRAINED)  # a task cancelled before its first step
+        reason = line.driver.ended.result()
         self._over[line.carrier_call_id] = (reason, line.driver.handed_on_to)
         if len(self._over) > _REMEMBERED:
             del self._over[next(iter(self._over))]
@@ -170,16 +189,24 @@ class Switchboard:
         return self._over.get(carrier_call_id, (EndReason.CALLER_LEFT, ""))[1]
 
     async def drain(self, grace_s: float) -> None:
-        """Take no more calls; give those there are `grace_s` to end, then ask each to say goodbye, then end them."""
+        """Take no more calls, and be without calls when `grace_s` is over.
+
+        The last third of it, at most ten seconds, is for saying goodbye; what then still goes on is cut off.
+        """
         self._draining = True
-        if not await self._empty_within(grace_s):
+        goodbye_s = min(_GOODBYE_S, grace_s / 3)
+        if await self._empty_within(grace_s - goodbye_s):
+            return
+        for line in list(self._lines.values()):
+            line.driver.deliver(ev.HangUpWished("drain"))
+        if await self._empty_within(goodbye_s):
+            return
+        for line in list(self._lines.values()):
+            line.driver.end(EndReason.DRAINED)
+        if not await self._empty_within(_CUT_S):
             for line in list(self._lines.values()):
-                line.driver.deliver(ev.HangUpWished("drain"))
-            if not await self._empty_within(min(10.0, max(grace_s, 1.0))):
-                for line in list(self._lines.values()):
-                    if line.task is not None:
-                        line.task.cancel()
-                await self._empty_within(2.0)
+                assert line.task is not None, "a line has a task from its first moment"
+                line.task.cancel()
 
     async def _empty_within(self, limit_s: float) -> bool:
         try:

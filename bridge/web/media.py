@@ -1,7 +1,8 @@
 """The media socket: a stream proves which call it belongs to, then it is that call's leg.
 
 Order of proof: the signature on the upgrade where there is one, `start` within five seconds, the single-use token and
-the carrier's call id in it. Anything else closes with 1008, before a session with a model has anything to do with it.
+the carrier's call and account ids in it. Anything else closes with 1008, before a session with a model has anything to
+do with it.
 Sockets that have not proven themselves are counted, in all and per address.
 
 aiohttp answers the upgrade; from then on bytes go straight from the transport to `CallSocket`, without a task switch
@@ -21,12 +22,11 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from bridge.audio.formats import AudioFormat
-from bridge.errors import UsageError
 from bridge.live.phone import PhoneLeg
 from bridge.live.switchboard import Switchboard
 from bridge.live.websocket import CallSocket, server_wire
 from bridge.telephony import twilio
-from bridge.telephony.signature import Validator, Verdict
+from bridge.telephony.signature import SIGNATURE, Validator, Verdict
 
 log = structlog.get_logger()
 
@@ -36,10 +36,12 @@ _PING_S: Final = 10.0
 _PONG_S: Final = 5.0
 _TOKEN: Final = "token"
 _POLICY: Final = 1008
+_MOST_BEFORE_START: Final = 10  # messages
 
 
 class MediaDoor:
-    """Where media streams come in. `header_required`: an upgrade without a signature is refused outright."""
+    """Where media streams come in. `pre_start` sockets may wait for their start at a time, so many of them of one
+    address; `validator` None takes every signature for right."""
 
     def __init__(
         self,
@@ -60,9 +62,10 @@ class MediaDoor:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """GET /twilio/media."""
         key = request.headers.get("Sec-WebSocket-Key", "")
-        if request.headers.get("Upgrade", "").lower() != "websocket" or not _is_key(key):
-            return web.Response(status=426, text="This address speaks WebSocket.\n", headers={"Upgrade": "websocket"})
-        if self._validator is not None and "X-Twilio-Signature" in request.headers:
+        if not _asks_for_websocket(request) or not _is_key(key):
+            refused = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+            return web.Response(status=426, text="This address speaks WebSocket.\n", headers=refused)
+        if self._validator is not None and SIGNATURE in request.headers:
             if self._validator.judge_socket(request.raw_path, request.headers) is not Verdict.ACCEPTED:
                 log.warning("media_signature_wrong")
                 return web.Response(status=403, text="The signature is wrong.\n")
@@ -70,15 +73,22 @@ class MediaDoor:
         if self._waiting.total() >= self._most or self._waiting[ip] >= self._most_per_ip:
             return web.Response(status=503, text="Too many sockets are waiting.\n")
         upgrade = _Upgrade(key)
-        await upgrade.prepare(request)
-        stream = _Stream(self, upgrade, ip)
-        await stream.finished()
+        self._waiting[ip] += 1
+        try:
+            await upgrade.prepare(request)
+        except BaseException:
+            self.waits_no_more(ip)
+            raise
+        transport = upgrade.transport
+        if transport is None:  # the peer has left meanwhile
+            self.waits_no_more(ip)
+            return upgrade
+        stream = _Stream(self, transport, ip)
+        upgrade.attach(stream.socket)
+        await stream.socket.closed
         return upgrade
 
     # ------------------------------------------------------------ one stream
-
-    def waits(self, ip: str) -> None:
-        self._waiting[ip] += 1
 
     def waits_no_more(self, ip: str) -> None:
         self._waiting[ip] -= 1
@@ -91,16 +101,14 @@ class MediaDoor:
 
     def admit(self, start: twilio.Start, socket: CallSocket) -> PhoneLeg | str:
         """The leg of the call this stream belongs to, or why there is none."""
-        driver = self._switchboard.claim(start.parameters.get(_TOKEN, ""), start.call_id)
+        token = start.parameters.get(_TOKEN, "")
+        driver = self._switchboard.claim(token, start.call_id, account_id=start.account_id)
         if driver is None:
             return "no call expects this stream"
         carrier = driver.plan.carrier
         if (start.encoding, start.rate_hz) != (carrier.encoding, carrier.rate_hz):
             return "the stream's audio is not what was agreed on"
-        try:
-            audio = AudioFormat(start.encoding, start.rate_hz)
-        except UsageError as error:
-            return str(error)
+        audio = AudioFormat(carrier.encoding, carrier.rate_hz)
         leg = PhoneLeg(driver, socket, stream_id=start.stream_id, audio=audio)
         driver.attach(leg, start.stream_id)
         return leg
@@ -109,46 +117,46 @@ class MediaDoor:
 class _Stream:
     """One media socket, from the upgrade to its end."""
 
-    def __init__(self, door: MediaDoor, upgrade: _Upgrade, ip: str) -> None:
+    def __init__(self, door: MediaDoor, transport: asyncio.Transport, ip: str) -> None:
         self._door = door
         self._ip = ip
         self._leg: PhoneLeg | None = None
         self._proven = False
-        self._connected = False
-        door.waits(ip)
-        self._socket = CallSocket(
+        self._messages = 0
+        self.socket = CallSocket(
             server_wire(MAX_BYTES),
-            upgrade.transport,
+            transport,
             max_bytes=MAX_BYTES,
             on_message=self._introduce,
             on_closed=self._closed,
         )
         self._alarm = asyncio.get_running_loop().call_later(door.start_s, self._refuse, "no start in time")
-        upgrade.attach(self._socket)
 
     def _introduce(self, payload: bytes, is_text: bool) -> None:
-        """Messages before the stream has proven itself: connected, then start."""
-        message = twilio.decode(payload) if is_text else None
+        """Messages before the stream has proven itself: connected, then start. Unknown events may come between."""
+        self._messages += 1
+        message = twilio.decode(payload) if is_text else twilio.Malformed("binary")
         match message:
-            case twilio.Connected() if not self._connected:
-                self._connected = True
             case twilio.Start():
-                found = self._door.admit(message, self._socket)
-                if isinstance(found, str):
-                    self._refuse(found)
-                    return
-                self._prove()
-                self._leg = found
-                self._socket.on_message = found.receive
-                self._socket.keep_alive(every_s=_PING_S, within_s=_PONG_S)
-            case None:
+                self._start(message)
+            case None | twilio.Connected() if self._messages < _MOST_BEFORE_START:
                 pass
             case _:
                 self._refuse("the stream did not begin with start")
 
+    def _start(self, start: twilio.Start) -> None:
+        found = self._door.admit(start, self.socket)
+        if isinstance(found, str):
+            self._refuse(found)
+            return
+        self._prove()
+        self._leg = found
+        self.socket.on_message = found.receive
+        self.socket.keep_alive(every_s=_PING_S, within_s=_PONG_S)
+
     def _refuse(self, why: str) -> None:
         log.warning("media_stream_refused", why=why)
-        self._socket.close(_POLICY, why)
+        self.socket.close(_POLICY, why)
 
     def _prove(self) -> None:
         if not self._proven:
@@ -160,9 +168,6 @@ class _Stream:
         self._prove()
         if self._leg is not None:
             self._leg.socket_closed(code, reason)
-
-    async def finished(self) -> None:
-        await self._socket.closed
 
 
 class _Upgrade(web.StreamResponse):
@@ -182,10 +187,9 @@ class _Upgrade(web.StreamResponse):
         return writer
 
     @property
-    def transport(self) -> asyncio.Transport:
-        transport = self._connection.transport
-        assert transport is not None, "the connection was lost during its upgrade"
-        return transport  # type: ignore[no-any-return]  # aiohttp leaves it untyped here
+    def transport(self) -> asyncio.Transport | None:
+        """Where the answer went; None when that connection is gone."""
+        return self._connection.transport  # type: ignore[no-any-return]  # aiohttp leaves it untyped here
 
     def attach(self, socket: CallSocket) -> None:
         """From now on aiohttp's connection feeds the socket; what came with the handshake comes first."""
@@ -209,6 +213,17 @@ class _Feed:
 
     def feed_eof(self) -> None:
         self._socket.feed_end()
+
+
+def _asks_for_websocket(request: web.Request) -> bool:
+    """RFC 6455 section 4.2.1."""
+    headers = request.headers
+    return (
+        headers.get("Upgrade", "").lower() == "websocket"
+        and "upgrade" in headers.get("Connection", "").lower()
+        and headers.get("Sec-WebSocket-Version") == "13"
+        and not request.body_exists
+    )
 
 
 def _is_key(key: str) -> bool:
