@@ -95,7 +95,7 @@ def _give_held_audio(desk: Desk) -> None:
     unsent, state.unsent_bytes = min(state.unsent_bytes, len(state.recent), desk.ring_bytes), 0
     if unsent:
         desk.ask(do.SendCallerAudio(bytes(state.recent[-unsent:])))
-    if state.turn_bytes is not None and state.owes_answer and not turns.caller_speaking:
+    if state.turn_bytes and state.owes_answer and not turns.caller_speaking:
         state.progress_at, state.asked_twice = desk.at, False
         if desk.plan.session.turn_detection is None:
             desk.ask(do.CommitCallerAudio())

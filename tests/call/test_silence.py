@@ -42,7 +42,7 @@ STORIES: list[Story] = [
         at(5000, note("answer_missing", "asking again"), ASK, note("dead_air")),
         at(8999),
         at(9000, CLOSE_MODEL, open_model(2, 0)),
-        at(9200, ready(2), ASK),
+        at(9200, ready(2), ask(RESUME)),
         on=plan(),
     ),
     story(
