@@ -146,6 +146,30 @@ def demo(
 
 
 @app.command()
+def talk(
+    config: ConfigOption = None,
+    agent: Annotated[str, typer.Option(help="Which agent; without it the one that answers unlisted numbers.")] = "",
+    wav: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Speak this WAV file to it, and write its answer to that one.", metavar="IN OUT"),
+    ] = None,
+) -> None:
+    """Talk with an agent in the terminal, by typing; or let it answer a WAV file."""
+    from bridge import log
+    from bridge.rehearsal import talk as conversation
+    from bridge.settings import load
+    from bridge.tools.toolbox import Toolbox
+
+    settings = load(config=config)
+    log.configure(settings.log.model_copy(update={"level": "warning"}), secrets=settings.all_secrets())
+    if wav is None:
+        work = conversation.talk(settings, agent, console, toolbox=Toolbox())
+    else:
+        work = conversation.play(settings, agent, console, heard=wav[0], said=wav[1], toolbox=Toolbox())
+    raise SystemExit(run(work))
+
+
+@app.command()
 def check(config: ConfigOption = None) -> None:
     """Look for mistakes in the configuration, and say what it means."""
     from bridge.settings import Directory, load

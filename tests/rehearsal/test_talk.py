@@ -1,0 +1,176 @@
+"""Conversations with an agent by text and by file, against the model on this machine."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bridge.audio.wav import WavWriter, read_wav
+from bridge.errors import RealtimeError, UsageError
+from bridge.localmodel.brain import Brain, Heard
+from bridge.localmodel.server import LocalModel
+from bridge.rehearsal import talk
+from bridge.settings import Settings, load
+from bridge.tools.toolbox import Toolbox
+
+BRAIN = Brain.from_dict(
+    {
+        "greeting": "Front desk.",
+        "intents": [
+            {"name": "hours", "phrases": ["when are you open"], "answer": "From nine to five."},
+            {
+                "name": "person",
+                "phrases": ["a person please"],
+                "tool": {"name": "transfer", "arguments": {"target": "operator"}},
+                "answer": "I will put you through.",
+            },
+            {"name": "bye", "phrases": ["goodbye"], "tool": {"name": "hang_up"}, "answer": "Goodbye then."},
+        ],
+    },
+    source="test",
+)
+
+
+class Hours:
+    """Understands everything as the same question."""
+
+    async def recognise(self, pcm16k: bytes, brain: Brain) -> Heard:
+        return Heard("hours", "when are you open")
+
+    async def close(self) -> None:
+        pass
+
+
+def model(script: Mapping[str, Any] | None = None) -> LocalModel:
+    return LocalModel({"front-desk": BRAIN}, script=script or {}, recogniser=Hours(), detection="energy")
+
+
+def settings_for(url: str, **more: str) -> Settings:
+    return load({"BRIDGE_REALTIME__PROFILE": "local", "BRIDGE_REALTIME__URL": url, **more})
+
+
+def address(running: LocalModel) -> str:
+    return f"ws://127.0.0.1:{running.port}/v1/realtime"
+
+
+async def typed(*lines: str) -> AsyncIterator[str]:
+    for line in lines:
+        yield line
+
+
+async def converse(url: str, *lines: str, agent: str = "") -> tuple[int, str]:
+    page = io.StringIO()
+    code = await talk.talk(
+        settings_for(url), agent, Console(file=page, width=200), lines=typed(*lines), toolbox=Toolbox()
+    )
+    return code, page.getvalue()
+
+
+async def test_the_agent_greets_and_answers_what_is_typed() -> None:
+    async with model() as running:
+        code, shown = await converse(address(running), "When are you open?", "", "/quit", "never read")
+    assert code == 0
+    assert (
+        "agent: Hello, this is the front desk. How can I help you?\n" in shown
+        and "agent: From nine to five.\n" in shown
+    )
+    assert "never read" not in shown
+
+
+async def test_a_tool_runs_and_a_wish_to_transfer_ends_the_conversation_after_the_answer() -> None:
+    async with model() as running:
+        _, shown = await converse(address(running), "A person please", "never read")
+    assert 'tool: transfer({"target":"operator"}) -> {"ok": true}' in shown
+    assert "I will put you through." in shown
+    assert shown.endswith("The agent transfers the caller to +15550100.\n")
+    assert "never read" not in shown
+
+
+async def test_a_wish_to_hang_up_ends_the_conversation() -> None:
+    async with model() as running:
+        _, shown = await converse(address(running), "Goodbye", "never read")
+    assert "Goodbye then." in shown and shown.endswith("The agent hangs up.\n")
+
+
+async def test_an_error_of_the_service_is_shown_and_the_conversation_goes_on() -> None:
+    script = {"responses": [{"nth": 2, "status": "failed", "code": "rate_limit_exceeded", "message": "Too fast."}]}
+    async with model(script) as running:
+        _, shown = await converse(address(running), "When are you open?", "When are you open?")
+    assert "error: the answer is failed: Too fast." in shown
+    assert shown.count("From nine to five.") >= 1
+
+
+async def test_a_session_that_the_service_closes_ends_the_conversation_plainly() -> None:
+    script = {"steps": [{"after_type": "response.done", "nth": 1, "close": {"code": 1001, "reason": "over"}}]}
+    async with model(script) as running:
+        code, shown = await converse(address(running), "When are you open?", "never read", "never read")
+    assert code == 0 and shown.endswith("The service closed the session.\n")
+
+
+async def test_a_service_that_cannot_be_had_is_an_error_with_its_reason() -> None:
+    async with model({"refuse": {"status": 403}}) as running:
+        with pytest.raises(RealtimeError, match="403"):
+            await converse(address(running), "Hello")
+
+
+async def test_an_agent_nobody_knows_is_named_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean front-desk"):
+        await converse("ws://127.0.0.1:9/v1/realtime", agent="front-dsk")
+
+
+async def test_an_agent_is_reached_by_name_whatever_number_it_has() -> None:
+    async with model() as running:
+        _, shown = await converse(address(running), agent="pizza-order")
+    assert "Welcome to the pizza kitchen." in shown
+
+
+async def play(url: str, folder: Path, samples: Any, rate_hz: int) -> tuple[int, str]:
+    writer = WavWriter(folder / "in.wav", rate_hz, 1 if samples.ndim == 1 else samples.shape[1])
+    writer.write(samples.astype("<i2").tobytes())
+    writer.close()
+    page = io.StringIO()
+    code = await talk.play(
+        settings_for(url),
+        "",
+        Console(file=page, width=200),
+        heard=folder / "in.wav",
+        said=folder / "out.wav",
+        toolbox=Toolbox(),
+    )
+    return code, page.getvalue()
+
+
+async def test_a_stereo_file_of_any_rate_is_answered_into_a_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    loud = (rng.normal(0, 6000, (44_100 // 2, 2))).astype(np.int16)
+    async with model() as running:
+        code, shown = await play(address(running), tmp_path, loud, 44_100)
+    answer, rate_hz = read_wav(tmp_path / "out.wav")
+    assert code == 0 and rate_hz == 24_000
+    assert len(answer) > rate_hz // 2 and np.abs(answer.astype(int)).max() > 500
+    assert "caller: when are you open" in shown and "agent: From nine to five." in shown
+
+
+async def test_a_file_nobody_answers_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk, "ANSWER_S", 0.5)
+    async with model() as running:
+        code, shown = await play(address(running), tmp_path, np.zeros(800, np.int16), 8000)
+    assert code == 1 and shown.endswith("The agent did not answer.\n")
+
+
+async def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no\.wav cannot be read"):
+        await talk.play(
+            settings_for("ws://127.0.0.1:9/v1/realtime"),
+            "",
+            Console(file=io.StringIO()),
+            heard=tmp_path / "no.wav",
+            said=tmp_path / "out.wav",
+            toolbox=Toolbox(),
+        )
