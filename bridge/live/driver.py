@@ -168,7 +168,7 @@ class Driver:
         self.phone.flush()
         if type(event) is not ev.CallerSpoke:
             watchers = self._watchers
-        elif len(actions) < 2:
+        elif not actions or (len(actions) == 1 and type(actions[0]) is do.SendCallerAudio):
             watchers = self._frame_watchers
         else:  # a deadline was due as well
             watchers = (*self._frame_watchers, *self._watchers)
