@@ -28,7 +28,7 @@ from .caller import Caller
 from .doors import Door, NetworkDoor
 from .execution import Execution
 from .leg import CallbackWish, Leg
-from .rest import Callee, OutboundCall, outbound, rest_app
+from .rest import Callee, OutboundCall, RestDesk, outbound, rest_app
 from .twiml import SCHEMA_WARNING, Document, parse
 
 ACCOUNT_SID = "AC" + "0" * 31 + "1"
@@ -67,7 +67,8 @@ class Carrier:
         self._tasks: set[asyncio.Task[None]] = set()
         self._executions: list[Execution] = []
         self._arrivals: asyncio.Queue[Leg] = asyncio.Queue()
-        self._rest: web.AppRunner | None = None
+        self.rest = RestDesk()
+        self._rest_runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -110,8 +111,8 @@ class Carrier:
         )
         leg.set_status("ringing")
         execution = self._register(leg)
-        document: Document | None = self._given(leg, twiml) if twiml else await execution.fetch(self.voice_url)
-        self._start(leg, execution.run(document or Document(self.voice_url)))
+        document = self._given(leg, twiml) if twiml else await execution.fetch(self.voice_url)
+        self._start(leg, execution.run(document))
         return leg
 
     async def create_call(self, wish: OutboundCall) -> Leg:
@@ -137,14 +138,14 @@ class Carrier:
 
     def rest_app(self) -> web.Application:
         """The carrier's REST interface, for a server of one's own."""
-        return rest_app(self.account, self.legs, self.create_call)
+        return rest_app(self.account, self.legs, self.create_call, self.rest)
 
     async def start_rest(self, *, host: str = "127.0.0.1", port: int = 0) -> str:
         """Serve the REST interface; its base address, to be used in place of https://api.twilio.com."""
-        self._rest = web.AppRunner(self.rest_app(), access_log=None)
-        await self._rest.setup()
-        await web.TCPSite(self._rest, host, port).start()
-        host, port = self._rest.addresses[0][:2]
+        self._rest_runner = web.AppRunner(self.rest_app(), access_log=None)
+        await self._rest_runner.setup()
+        await web.TCPSite(self._rest_runner, host, port).start()
+        host, port = self._rest_runner.addresses[0][:2]
         return f"http://{host}:{port}"
 
     def _given(self, leg: Leg, twiml: str) -> Document:
@@ -177,9 +178,9 @@ class Carrier:
         for leg in self.legs.values():
             for stream in leg.streams:
                 stream.abort()
-        if self._rest is not None:
-            await self._rest.cleanup()
-            self._rest = None
+        if self._rest_runner is not None:
+            await self._rest_runner.cleanup()
+            self._rest_runner = None
         await self.account.door.close()
 
     async def _linger(self) -> None:

@@ -28,6 +28,7 @@ from .wire import Messages
 
 _log = structlog.get_logger()
 _MAX_DOCUMENTS = 200  # a redirect loop ends somewhere
+_APOLOGY = Verb("Say", {}, "We are sorry, an application error has occurred. Goodbye.")
 
 
 class Execution:
@@ -117,9 +118,7 @@ class Execution:
             *(extra or []),
         ]
 
-    async def fetch(
-        self, url: str, method: str = "POST", extra: list[tuple[str, str]] | None = None
-    ) -> Document | None:
+    async def fetch(self, url: str, method: str = "POST", extra: list[tuple[str, str]] | None = None) -> Document:
         """The next document. What is wrong is noted; one that cannot be had is asked for at the fallback address,
         once.
         """
@@ -135,7 +134,7 @@ class Execution:
             return document
         why = next(p for p in document.problems if p.code != 12200)
         if not leg.fallback_url or url == leg.fallback_url:
-            return None
+            return Document(url, (_APOLOGY,))
         asked = [("ErrorCode", str(why.code)), ("ErrorUrl", url)]
         return await self.fetch(leg.fallback_url, "POST", asked)
 

@@ -67,6 +67,14 @@ class RestRequest:
     status: int
 
 
+@dataclass(slots=True)
+class RestDesk:
+    """What was asked of the interface, and the HTTP statuses it shall answer next instead of working."""
+
+    requests: list[RestRequest] = field(default_factory=list)
+    faults: list[int] = field(default_factory=list)
+
+
 async def outbound(execution: Execution, wish: OutboundCall, callee: Callee) -> None:
     """The life of a call created over REST: dial, ring, and once answered execute its document."""
     leg = execution.leg
@@ -90,7 +98,7 @@ async def outbound(execution: Execution, wish: OutboundCall, callee: Callee) -> 
         await asyncio.wait({leg.interrupted}, timeout=callee.detection_s)
         found = [("AnsweredBy", callee.answered_by)]
     if wish.url:
-        document = await execution.fetch(wish.url, wish.method, found) or Document(wish.url)
+        document = await execution.fetch(wish.url, wish.method, found)
     else:
         document = parse(wish.twiml, url="https://api.twilio.com/")
         leg.documents.append(document)
@@ -98,14 +106,10 @@ async def outbound(execution: Execution, wish: OutboundCall, callee: Callee) -> 
 
 
 def rest_app(
-    account: Account, legs: Mapping[str, Leg], create: Callable[[OutboundCall], Awaitable[Leg]]
+    account: Account, legs: Mapping[str, Leg], create: Callable[[OutboundCall], Awaitable[Leg]], desk: RestDesk
 ) -> web.Application:
-    """The application; `app[REQUESTS]` lists what was asked, `app[FAULTS]` statuses to answer next instead of
-    working.
-    """
+    """The interface as an application of its own."""
     app = web.Application()
-    app[REQUESTS] = []
-    app[FAULTS] = []
 
     async def create_call(request: web.Request) -> web.Response:
         form = await request.post()
@@ -150,11 +154,11 @@ def rest_app(
         form = tuple((name, str(value)) for name, value in (await request.post()).items())
         if not _knows(account, request.headers.get("Authorization", "")):
             response: web.StreamResponse = _error(401, 20003, "Authenticate")
-        elif app[FAULTS]:
-            response = _error(app[FAULTS].pop(0), 20500, "fault on request")
+        elif desk.faults:
+            response = _error(desk.faults.pop(0), 20500, "fault on request")
         else:
             response = await handler(request)
-        app[REQUESTS].append(RestRequest(request.method, request.path, form, response.status))
+        desk.requests.append(RestRequest(request.method, request.path, form, response.status))
         return response
 
     app.middlewares.append(admitted)
@@ -164,9 +168,6 @@ def rest_app(
     app.router.add_get(f"{base}/Calls/{{call}}.json", read_call)
     return app
 
-
-REQUESTS: web.AppKey[list[RestRequest]] = web.AppKey("requests", list)
-FAULTS: web.AppKey[list[int]] = web.AppKey("faults", list)
 
 _Form = MultiDictProxy[str | bytes | bytearray | web.FileField]
 
