@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 _HEDGE_S: Final = 1.5
 _PING_S: Final = 5.0
+_BUSY_S: Final = 1.0  # before a service is asked again that has too much to do and does not say for how long
 _GREETING_S: Final = 3.0  # an open socket whose service says nothing for this long is tried anew
 _CONFIRM_S: Final = 2.0  # a service that does not confirm its configuration is taken at its word after this
 _STALLED_BYTES: Final = 1 << 20
@@ -390,13 +391,16 @@ class Session:
             return
         self.close()
         cure = cure or self._dialect.cure(error.code, error.message)
+        retry_after_s = getattr(error, "retry_after_s", None)
+        if retry_after_s is None and error.code == "rate_limit_exceeded":
+            retry_after_s = _BUSY_S
         log.warning("model_session_lost", call_id=self._driver.plan.call_id, code=error.code, why=error.message)
         self._driver.deliver(
             ev.ModelLost(
                 self._number,
                 error.code,
                 "fatal" if cure == "fatal" else "rotate" if cure == "rotate" else "retry",
-                getattr(error, "retry_after_s", None),
+                retry_after_s,
             )
         )
 
