@@ -22,7 +22,7 @@ from bridge.telephony import twilio
 log = structlog.get_logger()
 
 _CROWDED_BYTES: Final = 8192  # the network takes no more for now: half a second of audio in base64
-_STALLED_BYTES: Final = 65_536  # six seconds
+_STALLED_BYTES: Final = 49_152  # four and a half seconds of audio
 _RETRY_S: Final = 0.02
 _BURST: Final = 128  # messages looked at together
 _MOST_PER_S: Final = 400  # a stream brings 50 frames and some marks; a catch-up after a stall is a single burst
