@@ -22,6 +22,8 @@ import msgspec
 
 _SAMPLES = 7  # how many round trips, offsets and lags are remembered
 _CERTAIN_MS = 1.0  # closer than this is the same
+_STRETCHES = 4
+_LAG_TOLD_MS = 60.0  # marks so near to the beginning of a stretch tell the lag
 _SLACK_MS = 20.0  # a telephone frame: a mark this much overdue is not late
 _AGREE_MS = 50.0  # offsets further apart than this are not of the same stretch
 _UNKNOWN_TRIP_MS = 1000.0  # the longest round trip believed of a carrier whose probe has not come back
@@ -38,6 +40,13 @@ class Mark(msgspec.Struct):
     probe: bool  # placed into an empty buffer: measures the round trip
 
 
+class Stretch(msgspec.Struct):
+    """Audio played in one go: it was sent into an empty buffer, at this position, with this offset."""
+
+    begin_ms: float
+    offset: float
+
+
 class Reckoning(msgspec.Struct):
     """State of the clock. Plain data, so that a snapshot is its encoding."""
 
@@ -47,14 +56,13 @@ class Reckoning(msgspec.Struct):
     placed: int = 0
     sent_ms: float = 0.0
     acknowledged_ms: float = 0.0
+    floor_ms: float = 0.0  # all before this was heard, for the buffer was empty then
     offset: float | None = None  # the best we know; None: nothing was sent in this epoch
-    dry_offset: float = 0.0  # of the audio sent last into an empty buffer
-    dry_at_ms: float = 0.0  # its position
+    stretches: list[Stretch] = []  # the last ones; audio of the newest is being sent
     marks: list[Mark] = []
     offsets: list[float] = []  # as marks told them, since the buffer last ran dry
     lags: list[float] = []  # how much later than sent the carrier began to play
     lag_ms: float = 0.0
-    lag_known: bool = False  # of the present stretch
     round_trips: list[float] = []
     round_trip_ms: float = 0.0
     slack_ms: float = _SLACK_MS
@@ -67,17 +75,18 @@ class Reckoning(msgspec.Struct):
         """Audio goes out, to be played after all that was sent before."""
         offset = now - self.sent_ms
         if self.offset is None or offset > self.offset + _CERTAIN_MS:
-            self.dry_offset, self.dry_at_ms = offset, self.sent_ms
+            self.floor_ms = self.sent_ms
+            self.stretches.append(Stretch(self.sent_ms, offset))
+            del self.stretches[:-_STRETCHES]
             self.offset = offset + self.lag_ms
             self.offsets.clear()
-            self.lag_known = False
         self.sent_ms += ms
 
     def fresh_ms(self, now: float) -> float:
         """How much audio has followed since the buffer was last empty; 0 if it is now."""
         if self.offset is None or now - self.sent_ms > self.offset + _CERTAIN_MS:
             return 0.0
-        return self.sent_ms - self.dry_at_ms
+        return self.sent_ms - self.stretches[-1].begin_ms
 
     def place(self, now: float, *, probe: bool = False) -> str:
         """The name for a mark behind all that was sent."""
@@ -120,19 +129,24 @@ class Reckoning(msgspec.Struct):
             self.round_trip_ms = median(self.round_trips)
             self.slack_ms = max(_SLACK_MS, max(self.round_trips) - min(self.round_trips))
         elif self.round_trips:
-            self._learn(now - self.round_trip_ms - mark.position_ms)
+            self._learn(mark.position_ms, now - self.round_trip_ms - mark.position_ms)
         return True
 
-    def _learn(self, offset: float) -> None:
+    def _learn(self, position_ms: float, offset: float) -> None:
+        stretch = next((one for one in reversed(self.stretches) if one.begin_ms < position_ms), None)
+        if stretch is None:
+            return
+        if position_ms <= stretch.begin_ms + _LAG_TOLD_MS:
+            _remember(self.lags, max(0.0, offset - stretch.offset))
+            self.lag_ms = median(self.lags)
+        if stretch is not self.stretches[-1]:
+            if not self.offsets:  # nothing better is known of the newest
+                self.offset = self.stretches[-1].offset + self.lag_ms
+            return
         self.offsets = [known for known in self.offsets[1 - _SAMPLES :] if abs(known - offset) <= _AGREE_MS]
         self.offsets.append(offset)
-        if len(self.offsets) < 2 and self.lags:
-            return  # what this carrier usually does is better than a single mark
-        self.offset = median(self.offsets)
-        if not self.lag_known and len(self.offsets) >= 3:
-            self.lag_known = True
-            _remember(self.lags, max(0.0, self.offset - self.dry_offset))
-            self.lag_ms = median(self.lags)
+        if len(self.offsets) >= 2 or not self.lags:  # what this carrier usually does is better than a single mark
+            self.offset = median(self.offsets)
 
     def doubt(self, now: float) -> None:
         """Marks that stay out for very long will not come: go by the clock."""
@@ -155,7 +169,7 @@ class Reckoning(msgspec.Struct):
         offset = self.offset
         if offset is None:
             return 0.0
-        ear = now - offset
+        ear = max(now - offset, self.floor_ms)
         late = self.marks[0] if self.marks else None
         if late is not None and self.trusted:
             if late.probe:
@@ -185,7 +199,8 @@ class Reckoning(msgspec.Struct):
         self.epoch += 1
         self.marks.clear()
         self.offsets.clear()
-        self.sent_ms = self.acknowledged_ms = 0.0
+        self.stretches.clear()
+        self.sent_ms = self.acknowledged_ms = self.floor_ms = 0.0
         self.offset = None
 
     def new_stream(self) -> None:
