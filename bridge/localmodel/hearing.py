@@ -31,6 +31,8 @@ MOST_MARGIN = 19.0
 # is only ever compared to itself and looks as good as a right one; with wide ones the margin tells them apart.
 BEAMS = {"beam": 1e-140, "pbeam": 1e-140, "wbeam": 1e-120}
 QUIET_DB = 30.0  # below the loudest frame: silence around the utterance, cut off but for these margins
+QUIETEST_SPEECH_DB = -50.0  # of full scale, in its loudest 10 ms: below it nobody spoke
+LEAST_SWING_DB = 8.0  # between its louder and its softer parts: steadier sound is noise, whatever it resembles
 KEPT_BEFORE_MS = 220
 KEPT_AFTER_MS = 280
 GRAMMARS_KEPT = 16
@@ -73,7 +75,9 @@ class Decoder:
 
     def decode(self, pcm16k: bytes, grammar: Grammar) -> tuple[str, float]:
         """The sentence that fits best, and its margin to free phonemes (small is sure); "" where none fits."""
-        pcm16k = without_silence(pcm16k)
+        pcm16k = spoken_part(pcm16k)
+        if not pcm16k:
+            return "", math.inf
         sentence, fit, _ = self._search(pcm16k, self._search_name(grammar))
         if not sentence:
             return "", math.inf
@@ -108,14 +112,17 @@ class Decoder:
         return name
 
 
-def without_silence(pcm16k: bytes) -> bytes:
-    """An utterance with little silence around it: time saved, and nothing to hear words into."""
+def spoken_part(pcm16k: bytes) -> bytes:
+    """An utterance with little silence around it, to save time; nothing where nobody spoke."""
     frame = RATE_HZ // 100
     samples = np.frombuffer(pcm16k, "<i2")
     frames = samples[: len(samples) // frame * frame].reshape(-1, frame).astype(np.float64)
     if not len(frames):
-        return pcm16k
-    level_db = 10 * np.log10(np.mean(frames**2, axis=1) + 1)
+        return b""
+    level_db = 10 * np.log10(np.mean(frames**2, axis=1) / 32768**2 + 1e-12)
+    swing_db = float(np.subtract(*np.percentile(level_db, (95, 5))))
+    if level_db.max() < QUIETEST_SPEECH_DB or swing_db < LEAST_SWING_DB:
+        return b""
     loud = np.flatnonzero(level_db > level_db.max() - QUIET_DB)
     begin = max(int(loud[0]) - KEPT_BEFORE_MS // 10, 0)
     end = int(loud[-1]) + 1 + KEPT_AFTER_MS // 10

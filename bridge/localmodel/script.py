@@ -206,7 +206,7 @@ _RULE_KEYS = frozenset(ResponseRule.__struct_fields__)
 def _entry(described: Any) -> tuple[frozenset[int], Script]:
     if not isinstance(described, Mapping):
         raise ValueError(f"expected a mapping, found {type(described).__name__}")
-    keys = dict(described)
+    keys = {"on" if key is True else key: value for key, value in described.items()}  # YAML 1.1 reads `on` as true
     connections = _numbers(keys.pop("on", "every"), "on")
     for_all = {key: keys.pop(key) for key in list(keys) if key in _RULE_KEYS}
     rules = []

@@ -133,7 +133,11 @@ def test_every_event_we_send_is_one_of_openais_typed_server_events() -> None:
         sent = wire(event)
         typed = EVENT.validate_python(sent)
         assert typed.type == sent["type"]
-        assert unknown_fields(typed) == [], sent["type"]
+        assert set(unknown_fields(typed)) <= SNAPSHOT, sent["type"]
+
+
+# In every snapshot the live service sends, and not in the package's types.
+SNAPSHOT = {".session.id", ".session.object", ".session.expires_at"}
 
 
 def unknown_fields(value: Any, path: str = "") -> list[str]:

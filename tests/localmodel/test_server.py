@@ -1,0 +1,200 @@
+"""The server over real sockets: connecting, keys, models, and one whole spoken conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from bridge.audio.formats import MULAW_8K
+from bridge.localmodel.brain import Brain
+from bridge.localmodel.server import LocalModel
+from bridge.localmodel.speech import EspeakVoice, encode
+from bridge.sim import virtual
+from tests.localmodel.client import Client, connected, model
+from tests.localmodel.stage import b64, error, every, only, said
+
+KEY = "sk-0123456789"
+
+
+async def test_a_plain_get_is_told_to_upgrade() -> None:
+    async with model() as server, aiohttp.ClientSession() as http:
+        async with http.get(f"http://127.0.0.1:{server.port}/v1/realtime") as answer:
+            assert (answer.status, answer.headers["Upgrade"]) == (426, "websocket")
+        async with http.get(f"http://127.0.0.1:{server.port}/healthz") as answer:
+            assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"headers": {"Authorization": f"Bearer {KEY}"}},
+        {"headers": {"api-key": KEY}},
+        {"query": f"?api_key={KEY}"},
+        {"protocols": ("realtime", f"openai-insecure-api-key.{KEY}")},
+    ],
+)
+async def test_the_key_is_taken_from_every_place_clients_put_it(place: dict[str, Any]) -> None:
+    async with model(api_key=KEY) as server, connected(server, **place) as client:
+        await client.read_until("session.created")
+
+
+@pytest.mark.parametrize("place", [{}, {"headers": {"Authorization": "Bearer sk-wrong-wrong"}}])
+async def test_a_wrong_key_opens_the_socket_and_is_refused_in_it(place: dict[str, Any]) -> None:
+    async with model(api_key=KEY) as server, connected(server, **place) as client:
+        await client.read_until("closed")
+    assert error(client.events)["code"] == "invalid_api_key"
+    assert "Incorrect API key provided" in error(client.events)["message"]
+    assert "wrong-wrong" not in json.dumps(client.events)
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(("realtime", "openai-insecure-api-key.x"), "realtime"), (("openai-realtime",), "openai-realtime"), ((), None)],
+)
+async def test_subprotocols_are_answered(offered: tuple[str, ...], chosen: str | None) -> None:
+    async with model() as server, connected(server, protocols=offered) as client:
+        assert client.socket.protocol == chosen
+
+
+@pytest.mark.parametrize(
+    ("query", "greeting"), [("?model=second", "I am second."), ("?model=unknown", "I am first."), ("", "I am first.")]
+)
+async def test_the_address_chooses_the_brain(query: str, greeting: str) -> None:
+    names = ("first", "second")
+    brains = {name: Brain.from_dict({"name": name, "greeting": f"I am {name}."}, source="test") for name in names}
+    async with LocalModel(brains, recogniser=None) as server, connected(server, query=query) as client:
+        await client.send("response.create")
+        await client.read_until("response.done")
+    assert said(client.events) == greeting
+
+
+@pytest.mark.parametrize("frame", ["{", "[1,", '"a', "", "\x00", "[" * 100_000])
+async def test_frames_that_are_no_json_are_answered_with_an_error(frame: str) -> None:
+    async with model() as server, connected(server) as client:
+        await client.socket.send_str(frame)
+        await client.read_until("error")
+        await client.send("response.create")
+        await client.read_until("response.done")
+    assert only(client.events, "error")["error"]["code"] in ("invalid_json", "invalid_event")
+
+
+def test_every_event_is_watched_with_its_connection() -> None:
+    seen: list[tuple[int, str, str]] = []
+
+    async def main() -> None:
+        watch = lambda number, direction, event: seen.append((number, direction, event["type"]))  # noqa: E731
+        async with model(on_event=watch) as server:
+            for _ in range(2):
+                async with connected(server) as client:
+                    await client.send("input_audio_buffer.clear")
+                    await client.read_until("input_audio_buffer.cleared")
+
+    virtual.run(main())
+    assert [event for event in seen if event[0] == 2] == [
+        (2, "server", "session.created"),
+        (2, "client", "input_audio_buffer.clear"),
+        (2, "server", "input_audio_buffer.cleared"),
+    ]
+
+
+def test_a_session_needs_no_socket() -> None:
+    async def main() -> tuple[list[str], list[tuple[int, str]]]:
+        frames: list[str | bytes] = []
+        ends: list[tuple[int, str]] = []
+        server = model({"max_session_s": 5})
+        attached = server.attach(frames.append, close=lambda *end: ends.append(end), query={"model": "shop"})
+        attached.receive('{"type":"response.create"}')
+        await asyncio.sleep(10)
+        attached.receive('{"type":"response.create"}')
+        attached.closed()
+        attached.closed()
+        await server.stop()
+        return [json.loads(frame)["type"] for frame in frames], ends
+
+    types, ends = virtual.run(main())
+    assert types[0] == "session.created"
+    assert types.count("response.done") == 1
+    assert types[-1] == "error"
+    assert [code for code, _ in ends] == [1001]
+
+
+def test_without_a_socket_refusals_and_drops_are_closes() -> None:
+    async def main(script: dict[str, Any]) -> list[int]:
+        codes: list[int] = []
+        server = model(script)
+        server.attach(lambda frame: None, close=lambda code, reason: codes.append(code))
+        await asyncio.sleep(1)
+        await server.stop()
+        return codes
+
+    assert virtual.run(main({"refuse": {"status": 503}})) == [503]
+    assert virtual.run(main({"steps": [{"after_ms": 500, "drop": True}]})) == [1006]
+
+
+def test_two_runs_on_a_virtual_clock_are_the_same_to_the_byte() -> None:
+    async def main() -> list[tuple[float, str | bytes]]:
+        loop = asyncio.get_running_loop()
+        frames: list[tuple[float, str | bytes]] = []
+        server = LocalModel({"shop": Brain.default()}, recogniser=None, detection="energy")
+        attached = server.attach(lambda frame: frames.append((loop.time(), frame)))
+        attached.receive('{"type":"response.create"}')
+        await asyncio.sleep(3)
+        attached.closed()
+        await server.stop()
+        return frames
+
+    assert virtual.run(main()) == virtual.run(main())
+
+
+async def speak(client: Client, text: str, *, silence_ms: int = 1200, interrupt: bool = False) -> float:
+    """Says it in real time as a telephone would, and hushes; returns when the words ended."""
+    sound = encode(EspeakVoice().say(text, voice="en-us").pcm, MULAW_8K) + b"\xff" * 8 * silence_ms
+    began, words_end = client.now_ms, len(sound) / 8 - silence_ms
+    for at in range(0, len(sound), 160):
+        await client.send("input_audio_buffer.append", audio=b64(sound[at : at + 160].ljust(160, b"\xff")))
+        await asyncio.sleep(max(began + (at + 160) / 8 - client.now_ms, 0) / 1000)
+        if interrupt and "response.done" in client.types():
+            break
+    return began + words_end
+
+
+async def test_a_spoken_conversation_with_an_interruption() -> None:
+    pytest.importorskip("espeakng_loader")
+    pytest.importorskip("pocketsphinx")
+    session = {
+        "type": "realtime",
+        "audio": {
+            "input": {"format": {"type": "audio/pcmu"}, "transcription": {"model": "any"}},
+            "output": {"format": {"type": "audio/pcmu"}},
+        },
+    }
+    async with LocalModel() as server, connected(server, query="") as client:
+        await client.send("session.update", session=session)
+        await client.read_until("session.updated")
+        reading = asyncio.create_task(client.read_until("closed", "lost", within_ms=60_000))
+        await speak(client, "when are you open")
+        await _until(client, "response.output_audio.delta")
+        item_id = client.first("response.output_audio.delta")["item_id"]
+        await speak(client, "what is your address", silence_ms=1500)
+        await client.send("conversation.item.truncate", item_id=item_id, content_index=0, audio_end_ms=1500)
+        await _until(client, "conversation.item.truncated")
+        await _until(client, "response.done", 2)
+        await client.socket.close()
+        await asyncio.gather(reading, return_exceptions=True)
+
+    done = [event["response"] for event in every(client.events, "response.done")]
+    transcripts = every(client.events, "conversation.item.input_audio_transcription.completed")
+    assert [event["transcript"] for event in transcripts] == ["when are you open", "what is your address"]
+    assert done[0]["status_details"] == {"type": "cancelled", "reason": "turn_detected"}
+    assert done[1]["output"][0]["content"][0]["transcript"].endswith("opposite the railway station.")
+    assert "error" not in client.types()
+
+
+async def _until(client: Client, kind: str, count: int = 1) -> None:
+    async with asyncio.timeout(15):
+        while client.types().count(kind) < count:
+            await asyncio.sleep(0.01)
