@@ -126,6 +126,7 @@ class AgentPlan(msgspec.Struct, frozen=True):
     greeting: str = ""  # instructions for the first response; empty: the agent waits for the caller
     policies: Policies = Policies()
     clips: dict[str, bytes] = {}  # filler, apology, ... in the carrier's format
+    gain_db: float = 0.0  # a fixed gain on what the caller hears
     fallback: Literal["hang_up", "transfer"] = "hang_up"  # when no model can be had, after the apology
     fallback_target: str = ""
     transfer_targets: dict[str, str] = {}  # names the model may use -> numbers or SIP addresses
