@@ -31,7 +31,7 @@ class Entry(msgspec.Struct):
     settled: bool = False  # nothing more will be heard of it
     received_ms: float = 0.0
     heard_ms: float = 0.0
-    spoken_ms: float = 0.0  # cut before all of its audio came: how long its text, which runs ahead, may have been
+    partial: bool = False  # not all of its audio came, so its text, which runs ahead, says more than was spoken
     cut: bool = False  # the caller interrupted it
     words: list[tuple[float, str]] = []  # (audio ms at which it begins, word), where the service tells
     tool_name: str = ""
@@ -41,11 +41,11 @@ class Entry(msgspec.Struct):
     @property
     def heard_text(self) -> str:
         """What of `text` was heard, to the last whole word."""
-        if self.role != "agent" or not self.cut or self.heard_ms >= self.received_ms:
+        whole_ms = max(self.received_ms, len(self.text) * _MS_PER_CHARACTER if self.partial else 0.0)
+        if self.role != "agent" or not self.cut or self.heard_ms >= whole_ms:
             return self.text
         if self.words:
             return " ".join(word for at_ms, word in self.words if at_ms < self.heard_ms)
-        whole_ms = max(self.received_ms, self.spoken_ms)
         if whole_ms <= 0 or self.heard_ms <= 0:
             return ""
         return whole_words(self.text, int(len(self.text) * self.heard_ms / whole_ms))
@@ -133,9 +133,8 @@ class Transcript(msgspec.Struct):
         entry = self.find(item.item_id)
         if entry is None or entry.role != "agent":
             return
-        entry.heard_ms, entry.cut, entry.settled = heard_ms, cut, True
-        if not item.closed:
-            entry.spoken_ms = max(item.received_ms, len(entry.text) * _MS_PER_CHARACTER)
+        entry.partial = entry.partial or not item.closed
+        entry.heard_ms, entry.cut, entry.settled = heard_ms, cut or entry.partial, True
 
     def tool_asked(self, item_id: str, tool_call_id: str, name: str, arguments: str, now: float) -> None:
         entry = Entry("tool", item_id, now, tool_call_id=tool_call_id, tool_name=name[:_LONGEST_TEXT])

@@ -85,6 +85,13 @@ STORIES: list[Story] = [
         at(4000, hears("i", 2000), hears("j", 500)),
     ),
     story(
+        "words whose sound never came are not told as heard",
+        at(0, response("r1"), words("r1", "i", "one two three four five six seven"), says("r1", "i", 1000)),
+        at(500, lost(1), CLOSE_MODEL, open_model(2, 0, agent("one two three"))),
+        at(800, ready(2), ask(RESUME)),
+        at(3000, lost(2, "rotate"), CLOSE_MODEL, open_model(3, 0, agent("one two three"))),
+    ),
+    story(
         "items of the lost session may be interrupted, and are not truncated",
         at(0, response("r1"), says("r1", "i", 2000), says("r1", "j", 500)),
         at(500, lost(1), CLOSE_MODEL, open_model(2, 0)),
