@@ -25,7 +25,8 @@ RESUME = (
 _TAIL_MS = 500.0  # a detector may not yet have told of speech that began this long ago
 _LIMIT_MARGIN_MS = 120_000.0  # a session is succeeded this long before its end, or after four fifths of a short life
 _ROLL_AGAIN_MS = 10_000.0
-_OUTAGE_MS = 15_000.0  # no session for this long: the next service's turn
+_OUTAGE_MS = 15_000.0  # no session for this long: the next service's turn, or the apology
+_PATIENCE_MS = 5000.0  # the last service is tried for at least this long, and for no longer before the first word
 _LONGEST_WAIT_S = 2.0  # of what a service asks us to wait before the next attempt
 
 Cure = Literal["retry", "rotate", "fatal"]
@@ -148,17 +149,29 @@ def lose(desk: Desk, why: str, cure: Cure, retry_after_s: float | None = None) -
     desk.timers.stop("model_ready", "session_limit", "caller_pause", "long_speech", "barge_in", "ask_again")
     if state.ending is not None:
         return  # what was received is heard, then the call is over
-    waits = desk.policies.model_retry_s
-    if cure == "fatal" or state.attempts > len(waits) or desk.at - state.missing_since >= _OUTAGE_MS:
+    if cure == "fatal" or _given_up(desk, retry_after_s):
         _next_service(desk, cure)
         return
-    wait_s = waits[state.attempts - 1] if state.attempts and cure == "retry" else 0.0
+    waits = desk.policies.model_retry_s
+    wait_s = waits[min(state.attempts, len(waits)) - 1] if state.attempts and cure == "retry" else 0.0
     if retry_after_s is not None and retry_after_s > wait_s:
         wait_s = min(retry_after_s, _LONGEST_WAIT_S)
     if wait_s <= 0:
         _open(desk)
     else:
         desk.after("open_model", wait_s * 1000)
+
+
+def _given_up(desk: Desk, retry_after_s: float | None) -> bool:
+    """It was tried often and long enough; one that says when to come back is asked once more, if that is soon."""
+    state = desk.state
+    is_last = state.service + 1 == len(desk.plan.models)
+    if retry_after_s is not None and (state.attempts > 1 or (retry_after_s > _LONGEST_WAIT_S and not is_last)):
+        return True
+    missing_ms = desk.at - state.missing_since
+    if missing_ms >= (_OUTAGE_MS if state.greeted else _PATIENCE_MS):
+        return True
+    return state.attempts > len(desk.policies.model_retry_s) and (not is_last or missing_ms >= _PATIENCE_MS)
 
 
 def _forget(desk: Desk) -> None:

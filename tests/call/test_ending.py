@@ -283,7 +283,7 @@ def test_a_call_whose_stream_never_comes() -> None:
     )
 
 
-def test_a_model_that_cannot_be_had_is_tried_four_times_then_apologised_for() -> None:
+def test_a_model_that_cannot_be_had_is_tried_for_five_seconds_then_apologised_for() -> None:
     book = Playbook(plan(clips=CLIPS))
     book.play(
         at(0, ROUTED, do.OpenModel(1, 0)),
@@ -294,8 +294,12 @@ def test_a_model_that_cannot_be_had_is_tried_four_times_then_apologised_for() ->
         at(540, lost(3)),
         at(2040, do.OpenModel(4, 0)),
         at(2050, lost(4)),
+        at(3550, do.OpenModel(5, 0)),
+        at(3560, lost(5)),
+        at(5060, do.OpenModel(6, 0)),
+        at(5070, lost(6)),
     )
-    book.run_until(4000)
+    book.run_until(7000)
     assert book.read() == (HANG_UP,)
     assert book.clip_ms("apology") == 1000
     assert book.give(HUNG_UP)[-1] == end(EndReason.MODEL_UNAVAILABLE)
