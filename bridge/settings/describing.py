@@ -11,7 +11,6 @@ from bridge.settings.agents import AgentFile
 from bridge.settings.mistakes import models_in
 from bridge.settings.service import Settings
 
-
 _PLAIN_TYPES = (
     ("SecretStr", "secret"),
     ("dict", "table"),

@@ -1,15 +1,17 @@
 """How exactly the model is told what the caller heard: `python -m tests.bench.barge_in`.
 
-The real service in a process of its own; here a model that speaks five times faster than real time in 200 ms deltas and interrupts at random
-moments, and the simulated carrier, which knows to the sample what was played when each clear arrived. For every setting of the network the
-table gives the error of `audio_end_ms` against that truth, and beside it what the published formulas of other bridges give on the same calls:
+The real service in a process of its own; here a model that speaks five times faster than real time in 200 ms deltas and
+interrupts at random moments, and the simulated carrier, which knows to the sample what was played when each clear
+arrived. For every setting of the network the table gives the error of `audio_end_ms` against that truth, and beside it
+what the published formulas of other bridges give on the same calls:
 
     sent        milliseconds of audio received from the model so far ("everything sent was heard")
     clock       time since the first delta of the response, for its last item
     last mark   acknowledged marks, one per delta
     mark + 50   the last acknowledged mark plus 50 ms
 
-`latency` is one way, each way. "ours to wire" is speech_started leaving the model to clear reaching the carrier, less the way there.
+`latency` is one way, each way. "ours to wire" is speech_started leaving the model to clear
+reaching the carrier, less the way there.
 """
 
 from __future__ import annotations
@@ -386,7 +388,7 @@ async def main(arguments: argparse.Namespace) -> int:
     await runner.cleanup()
     console.print(table)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows), encoding="utf-8")
+        await asyncio.to_thread(Path(arguments.json).write_text, json.dumps(rows), encoding="utf-8")
     return int(failed)
 
 
