@@ -20,6 +20,7 @@ from bridge.errors import UsageError
 from .account import Account, Signing
 from .caller import Caller, CallerLine
 from .playout import SAMPLES_PER_MS, Cleared, Received
+from .sounds import QUIET
 from .stream import CallClock, MediaStream
 from .timeline import Moment, Timeline
 from .twiml import Document, Problem
@@ -27,7 +28,6 @@ from .twiml import Document, Problem
 CallStatus = Literal["queued", "ringing", "in-progress", "completed", "busy", "failed", "no-answer", "canceled"]
 Direction = Literal["inbound", "outbound-api"]
 FINAL: frozenset[str] = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
-QUIET = 60  # mean magnitude (of 32768) below which 10 ms count as silence: about -54 dBFS
 
 _LEVELS = np.abs(np.frombuffer(g711.decode_mulaw(bytes(range(256))), "<i2").astype(np.int32))
 _BLOCK = 10 * SAMPLES_PER_MS
@@ -200,6 +200,15 @@ class Leg:
                 return False
             await self._something(None)
         return True
+
+    async def sleep(self, ms: float) -> bool:
+        """Let so much time pass; False if the call ended meanwhile."""
+        until_ms = self.now_ms + ms
+        while self.now_ms < until_ms - 1e-6:
+            if self.over.done():
+                return False
+            await self._something(until_ms)
+        return not self.over.done()
 
     async def streaming(self) -> MediaStream:
         """The media stream, once it is open. Raises UsageError if the call ends without one."""

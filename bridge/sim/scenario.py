@@ -1,0 +1,396 @@
+"""A simulated call as a file: who calls, what they say and when, what goes wrong, and what is expected.
+
+A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the step before it.
+
+    about: The caller interrupts and gets the answer to the second question.
+    covers: [5, 6]                    # numbers of the complaints it guards against
+    agent: front-desk                 # which agent, by name; `changes:` alters fields of its file for this call
+    changes: {barge_in: immediate}
+    model: {first_audio_ms: 300}      # script of the model that answers
+    service: {limits: {max_calls: 1}} # settings of the service
+    call: {to: "+15550100", from: "+15550199", direction: inbound, signing: right}
+    voice: {name: en-us, words_per_minute: 165, pitch: 50, level_dbfs: -20, snr_db: 20}
+    line: {latency_ms: 60, jitter_ms: 20, lost: 0.01, doubled: 0, swapped: 0, noise_dbfs: -55, suppress_silence: false}
+    seed: 0
+    limit_s: 60                       # the caller hangs up then; the scenario has failed
+    repeat: 1                         # times, each with the next seed
+    sockets: false                    # true: worth running over real sockets as well
+    caller:                           # one thing after the other
+      - say: What are your opening hours?     # when the agent has been quiet for 700 ms, unless told otherwise
+      - say: Sorry, where are you?
+        into_agent_ms: 2100                   # once so much of the agent's present speech has been heard
+      - say: mm-hm
+        at_ms: 9000                           # at this time of the call
+        meant: false                          # nothing to be understood: the agent must not stop for it
+      - wav: cough.wav                        # beside the scenario's file; any rate
+        after: stream                         # stream, agent_speaks, agent_quiet, said, clear, key, stop
+        plus_ms: 500                          # so much later
+      - dtmf: "12#"
+        every_ms: 200
+      - silence: 4000                         # say nothing for so long
+      - hang_up: true                         # without it the caller waits for the end of the call
+    faults:                           # each on its own, from the beginning
+      - stall_ms: 800                         # nothing moves in either direction
+        at_ms: 4000
+      - half_open: true                       # nothing arrives any more, nobody is told
+        after: agent_speaks
+      - close_without_stop: 1000              # the carrier closes its socket with this code
+        at_ms: 4000
+      - cut: true                             # the connection breaks
+        at_ms: 4000
+      - stop_reading_ms: 3000                 # the carrier reads nothing, the service's writes pile up
+        at_ms: 4000
+    expect:
+      - agent_says: nine in the morning       # somewhere in one turn
+        within_ms: 3000                       # begun so soon after the end of step `of_step` (or the last before it)
+        of_step: 1
+      - heard: twelve Station Road            # the caller really heard these words
+      - understood: where are you             # the model understood this of the caller
+      - absent: We are open                   # never heard by the caller (`agent_says` may not contain it either)
+      - tool_call: transfer
+        arguments: {target: operator}
+      - agent_yields_within_ms: 400           # at every interruption
+      - truncated_at: {near_ms: 2100, tolerance_ms: 40}
+      - end_reason: agent_hung_up
+      - measure: answer_ms.p95                # a figure of the report (figures.py)
+        at_most: 750
+        at_least: 0
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from bridge.errors import ConfigError, EndReason
+
+from . import figures
+
+Occasion = Literal["stream", "agent_speaks", "agent_quiet", "said", "clear", "key", "stop"]
+
+
+class Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When something happens. At most one of `at_ms`, `after`, `into_agent_ms`; `plus_ms` is added to any."""
+
+    at_ms: float | None = None  # of the call
+    after: Occasion | None = None  # the next time it happens; agent_quiet: for 700 ms
+    into_agent_ms: float | None = None
+    plus_ms: float = 0.0
+
+    def _once(self) -> None:
+        if sum(value is not None for value in (self.at_ms, self.after, self.into_agent_ms)) > 1:
+            raise ValueError("only one of at_ms, after and into_agent_ms says when")
+        if any(value is not None and value < 0 for value in (self.at_ms, self.into_agent_ms, self.plus_ms)):
+            raise ValueError("times are not negative")
+
+    @property
+    def told(self) -> bool:
+        """Whether the file says when."""
+        return self.at_ms is not None or self.after is not None or self.into_agent_ms is not None
+
+
+class VoiceChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the caller speaks; what is not given stays as the scenario's voice, or the default."""
+
+    name: str | None = None
+    words_per_minute: int | None = None
+    pitch: int | None = None
+    level_dbfs: float | None = None
+    snr_db: float | None = None
+
+
+class CallerStep(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One thing the caller does."""
+
+    say: str | None = None
+    wav: str | None = None
+    dtmf: str | None = None
+    silence: float | None = None
+    hang_up: bool = False
+    voice: VoiceChange = VoiceChange()
+    meant: bool = True
+    every_ms: float = 200.0  # between keys
+
+    def __post_init__(self) -> None:
+        self._once()
+        does = [value is not None for value in (self.say, self.wav, self.dtmf, self.silence)] + [self.hang_up]
+        if sum(does) != 1:
+            raise ValueError("a step does one thing: say, wav, dtmf, silence or hang_up")
+        if self.dtmf is not None and not (self.dtmf and set(self.dtmf) <= set("0123456789*#ABCD")):
+            raise ValueError(f"{self.dtmf!r} are not keys of a telephone")
+        if self.say is not None and not self.say.strip():
+            raise ValueError("say needs words")
+
+    @property
+    def name(self) -> str:
+        """Short, for messages."""
+        if self.say is not None:
+            return f'say "{self.say}"'
+        if self.wav is not None:
+            return f"play {self.wav}"
+        if self.dtmf is not None:
+            return f"press {self.dtmf}"
+        return "hang up" if self.hang_up else f"silence of {self.silence:g} ms"
+
+
+class Fault(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Something that goes wrong on the line."""
+
+    stall_ms: float | None = None
+    stop_reading_ms: float | None = None
+    half_open: bool = False
+    cut: bool = False
+    close_without_stop: int | None = None
+
+    def __post_init__(self) -> None:
+        self._once()
+        given = [value is not None for value in (self.stall_ms, self.stop_reading_ms, self.close_without_stop)]
+        if sum([*given, self.half_open, self.cut]) != 1:
+            raise ValueError("a fault is one thing: stall_ms, stop_reading_ms, half_open, cut or close_without_stop")
+        if not self.told:
+            raise ValueError("a fault needs a moment: at_ms, after or into_agent_ms")
+
+
+class Near(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    near_ms: float
+    tolerance_ms: float = 40.0
+
+
+class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What must be true of the call when it is over."""
+
+    agent_says: str | None = None
+    heard: str | None = None
+    understood: str | None = None
+    absent: str | None = None
+    tool_call: str | None = None
+    arguments: dict[str, Any] = {}
+    agent_yields_within_ms: float | None = None
+    truncated_at: Near | None = None
+    end_reason: str | None = None
+    measure: str | None = None
+    at_most: float | None = None
+    at_least: float | None = None
+    within_ms: float | None = None  # for words and tools: so soon after the end of `of_step`
+    of_step: int | None = None  # counted from 1; without it the last step that speaks or presses
+
+    KINDS: typing.ClassVar[tuple[str, ...]] = (
+        "agent_says",
+        "heard",
+        "understood",
+        "absent",
+        "tool_call",
+        "agent_yields_within_ms",
+        "truncated_at",
+        "end_reason",
+        "measure",
+    )
+
+    def __post_init__(self) -> None:
+        if sum(getattr(self, kind) is not None for kind in self.KINDS) != 1:
+            raise ValueError(f"an expectation is one thing: {', '.join(self.KINDS)}")
+        if self.measure is not None and self.at_most is None and self.at_least is None:
+            raise ValueError("measure needs at_most or at_least")
+        if self.within_ms is not None and not (self.agent_says or self.heard or self.tool_call):
+            raise ValueError("within_ms belongs to agent_says, heard or tool_call")
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind in self.KINDS if getattr(self, kind) is not None)
+
+
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The caller's line, from the room to the service."""
+
+    latency_ms: float = 0.0
+    jitter_ms: float = 0.0
+    lost: float = 0.0
+    doubled: float = 0.0
+    swapped: float = 0.0
+    noise_dbfs: float | None = None
+    suppress_silence: bool = False
+
+    def __post_init__(self) -> None:
+        if any(not 0 <= share < 1 for share in (self.lost, self.doubled, self.swapped)):
+            raise ValueError("lost, doubled and swapped are shares from 0 to below 1")
+
+
+class Numbers(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    rename={"from_": "from"},  # a keyword
+):
+    """Who calls whom."""
+
+    to: str = "+15550100"
+    from_: str = "+15550199"
+    direction: Literal["inbound", "outbound"] = "inbound"
+    signing: Literal["right", "forged", "missing"] = "right"
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One file. `agent`, `changes`, `model` and `service` mean nothing here: whoever runs it reads them."""
+
+    about: str = ""
+    covers: tuple[int, ...] = ()
+    agent: str = ""
+    changes: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    service: dict[str, Any] = {}
+    call: Numbers = Numbers()
+    voice: VoiceChange = VoiceChange()
+    line: Line = Line()
+    seed: int = 0
+    limit_s: float = 60.0
+    repeat: int = 1
+    sockets: bool = False
+    caller: tuple[CallerStep, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    expect: tuple[Expectation, ...] = ()
+
+    name: str = ""  # the file's, unless given
+    source: str = ""  # the file; never written in it
+
+    def __post_init__(self) -> None:
+        if self.repeat < 1 or self.limit_s <= 0:
+            raise ValueError("repeat is at least 1 and limit_s above 0")
+
+    @property
+    def folder(self) -> Path:
+        """Where files it names are."""
+        return Path(self.source).parent
+
+
+def load(path: Path) -> Scenario:
+    """One scenario. Raises ConfigError with every mistake in it: file, key, what was found, what to do."""
+    try:
+        document = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as wrong:
+        raise ConfigError([f"{path}: cannot be read: {wrong.strerror or wrong}"]) from wrong
+    except (yaml.YAMLError, UnicodeDecodeError) as wrong:
+        raise ConfigError([f"{path}: not YAML: {' '.join(str(wrong).split())}"]) from wrong
+    return from_dict(document, source=str(path))
+
+
+def load_all(paths: Sequence[Path]) -> list[Scenario]:
+    """Scenarios of files and of folders (their *.yaml, by name). Raises ConfigError with the mistakes of all."""
+    files: list[Path] = []
+    mistakes: list[str] = []
+    for path in paths:
+        found = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+        if not found:
+            mistakes.append(f"{path}: no scenario in this folder; scenarios are files named *.yaml")
+        files += found
+    scenarios = []
+    for file in files:
+        try:
+            scenarios.append(load(file))
+        except ConfigError as wrong:
+            mistakes += wrong.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    return scenarios
+
+
+def from_dict(document: Any, *, source: str = "scenario") -> Scenario:
+    """A scenario from what stands in its file. Raises ConfigError with all mistakes."""
+    mistakes: list[str] = []
+    if isinstance(document, Mapping) and "source" in document:
+        mistakes.append(f"{source}: source: unknown key")
+        document = {key: value for key, value in document.items() if key != "source"}
+    found = _checked(
+        document if document is not None else {}, Scenario, "", lambda m: mistakes.append(f"{source}: {m}")
+    )
+    if found is not None and not mistakes:
+        mistakes += [f"{source}: {mistake}" for mistake in _across(found, Path(source).parent)]
+    if mistakes or found is None:
+        raise ConfigError(mistakes)
+    scenario: Scenario = msgspec.structs.replace(found, name=found.name or Path(source).stem, source=source)
+    return scenario
+
+
+def _across(scenario: Scenario, folder: Path) -> list[str]:
+    """What only the whole can be wrong in."""
+    mistakes = []
+    for number, step in enumerate(scenario.caller, 1):
+        if step.wav is not None and not (folder / step.wav).is_file():
+            mistakes.append(f"caller[{number}].wav: no file {step.wav!r} beside the scenario")
+        if step.hang_up and number < len(scenario.caller):
+            mistakes.append(f"caller[{number}].hang_up: nothing can follow it")
+    for number, expected in enumerate(scenario.expect, 1):
+        if expected.measure is not None and expected.measure not in figures.NAMES:
+            near = difflib.get_close_matches(expected.measure, figures.NAMES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(figures.NAMES))}"
+            mistakes.append(f"expect[{number}].measure: no figure {expected.measure!r}; {hint}")
+        if expected.end_reason is not None and expected.end_reason not in list(EndReason):
+            reasons = ", ".join(EndReason)
+            mistakes.append(f"expect[{number}].end_reason: {expected.end_reason!r} is none; there are {reasons}")
+        if expected.of_step is not None and not 1 <= expected.of_step <= len(scenario.caller):
+            mistakes.append(
+                f"expect[{number}].of_step: there is no step {expected.of_step}; "
+                f"the caller has {len(scenario.caller)}, counted from 1"
+            )
+    return mistakes
+
+
+def _checked(value: Any, kind: Any, where: str, wrong: Callable[[str], None]) -> Any:
+    """`value` as `kind`, or None after telling `wrong` everything that is wrong with it. Lists count from 1."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return _checked_struct(value, kind, where, wrong)
+    if origin is tuple and isinstance(arguments[0], type) and issubclass(arguments[0], msgspec.Struct):
+        if not isinstance(value, list):
+            wrong(f"{where}: expected a list, found {_shown(value)}")
+            return None
+        return tuple(_checked(each, arguments[0], f"{where}[{n}]", wrong) for n, each in enumerate(value, 1))
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        wrong(f"{where}: {_plain(error)}, found {_shown(value)}")
+        return None
+
+
+def _checked_struct(value: Any, kind: type[msgspec.Struct], where: str, wrong: Callable[[str], None]) -> Any:
+    if not isinstance(value, Mapping):
+        wrong(f"{where or 'the file'}: expected a mapping of keys, found {_shown(value)}")
+        return None
+    types = typing.get_type_hints(kind)
+    fields = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
+    said: list[str] = []
+    given = {}
+    for key, one in value.items():
+        place = f"{where}.{key}" if where else str(key)
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            said.append(
+                f"{place}: unknown key; {f'did you mean {near[0]}?' if near else 'it has ' + ', '.join(fields)}"
+            )
+        else:
+            given[fields[key]] = _checked(one, types[fields[key]], place, said.append)
+    for mistake in said:
+        wrong(mistake)
+    if said:
+        return None
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as error:
+        wrong(f"{where or 'the file'}: {error}")
+        return None
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    text = str(error).split(" - at ")[0]
+    return text[:1].lower() + text[1:]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
