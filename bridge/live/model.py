@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -192,17 +192,20 @@ class Session:
 
     async def _open(self) -> None:
         try:
-            socket, line = await self._race()
+            line = await self._race()
         except RealtimeError as error:
             self._lost(error)
             return
-        self._socket = socket
+        assert self._socket is not None, "the race was won"
         self._set_alarm(_GREETING_S, self._not_greeted)
-        socket.keep_alive(every_s=_PING_S, within_s=_PING_S)
+        self._socket.keep_alive(every_s=_PING_S, within_s=_PING_S)
         line.join(self)
 
-    async def _race(self) -> tuple[ModelSocket, _Line]:
-        """The first connection that opens; a second attempt starts when the first is slow. The other leaves nothing."""
+    async def _race(self) -> _Line:
+        """The first connection that opens; a second attempt starts when the first is slow. The other leaves nothing.
+
+        The winner's socket is the session's before anything else is awaited, so that closing the session closes it.
+        """
         attempts = {self._attempt(1)}
         try:
             done, waiting = await asyncio.wait(attempts, timeout=_HEDGE_S)
@@ -213,12 +216,15 @@ class Session:
                 for attempt in done:
                     if attempt.exception() is None:
                         attempts.discard(attempt)
-                        return attempt.result()
+                        self._socket, line = attempt.result()
+                        return line
                 if not waiting:
-                    return done.pop().result()  # raises what went wrong
+                    done.pop().result()  # raises what went wrong
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _give_up(attempts)
+            for attempt in attempts:
+                attempt.cancel()
+                attempt.add_done_callback(_close_unused)
 
     def _attempt(self, number: int) -> asyncio.Task[tuple[ModelSocket, _Line]]:
         call_id = self._driver.plan.call_id
@@ -416,13 +422,10 @@ class Session:
             self._socket.close()
 
 
-async def _give_up(attempts: Iterable[asyncio.Task[tuple[ModelSocket, _Line]]]) -> None:
-    """Ends them; one that opened at the last moment is closed."""
-    for attempt in attempts:
-        attempt.cancel()
-    for outcome in await asyncio.gather(*attempts, return_exceptions=True):
-        if not isinstance(outcome, BaseException):
-            outcome[0].close()
+def _close_unused(attempt: asyncio.Task[tuple[ModelSocket, _Line]]) -> None:
+    """It was cancelled, or failed, or opened at the last moment."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result()[0].close()
 
 
 class _Line:
