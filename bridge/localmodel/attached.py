@@ -19,8 +19,9 @@ from bridge.localmodel.brain import Heard
 from bridge.localmodel.ear import Detection, Ear, whole_at_16k
 from bridge.localmodel.hearing import Recogniser
 from bridge.localmodel.outlet import Act, Drop, Frame, HalfOpen, Outlet, Shut, Stall, envelope
+from bridge.localmodel.recognitions import Recognise
 from bridge.localmodel.script import Step
-from bridge.localmodel.session import CloseSession, ListenAnew, Outgoing, Recognise, Session
+from bridge.localmodel.session import CloseSession, ListenAnew, Outgoing, Session
 from bridge.localmodel.wire import Event
 
 log = structlog.get_logger()
@@ -130,10 +131,15 @@ class Attached:
     def _hear(self, audio: bytes) -> None:
         self._session.append(audio)
         for change in self._ear.hear(audio):
-            if change.kind == "started":
-                self._perform(self._session.speech_started(change.at_ms, self._now()))
-            else:
-                self._perform(self._session.speech_stopped(change.at_ms, self._now()))
+            match change.kind:
+                case "started":
+                    self._perform(self._session.speech_started(change.at_ms, self._now()))
+                case "paused":
+                    self._perform(self._session.speech_paused(change.at_ms))
+                case "resumed":
+                    self._session.speech_resumed()
+                case "stopped":
+                    self._perform(self._session.speech_stopped(change.at_ms, self._now()))
 
     def _perform(self, out: list[Outgoing]) -> None:
         for outgoing in out:
@@ -197,7 +203,7 @@ class Attached:
             log.warning("recognition failed", item_id=wanted.item_id, error=str(wrong))
             heard = Heard(None, "")
         if not self._over:
-            self._perform(self._session.recognised(wanted.item_id, heard, self._now()))
+            self._perform(self._session.recognised(wanted, heard, self._now()))
 
 
 def _appended(event: Any) -> bytes | None:

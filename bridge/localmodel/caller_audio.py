@@ -43,11 +43,14 @@ class CallerAudio:
 
     def cut(self, start_ms: float, end_ms: float) -> bytes:
         """The sound between two positions of the session; what lies before the end leaves the buffer."""
-        begins_ms = self.start_ms
-        start, end = self._offset(start_ms - begins_ms), self._offset(end_ms - begins_ms)
-        audio = bytes(self._buffer[start:end])
-        del self._buffer[:end]
+        audio = self.look(start_ms, end_ms)
+        del self._buffer[: self._offset(end_ms - self.start_ms)]
         return audio
+
+    def look(self, start_ms: float, end_ms: float) -> bytes:
+        """The sound between two positions of the session, left where it is."""
+        begins_ms = self.start_ms
+        return bytes(self._buffer[self._offset(start_ms - begins_ms) : self._offset(end_ms - begins_ms)])
 
     def change_format(self, format: AudioFormat) -> None:
         self._buffer.clear()

@@ -19,6 +19,7 @@ from bridge.localmodel.brain import Brain, Heard, Say
 from bridge.localmodel.caller_audio import CallerAudio
 from bridge.localmodel.items import Conversation, Item, read_item, sound
 from bridge.localmodel.mind import Mind
+from bridge.localmodel.recognitions import Recognise, Recognitions
 from bridge.localmodel.response import Ids, Response
 from bridge.localmodel.script import Script
 from bridge.localmodel.settings import Refused
@@ -30,15 +31,6 @@ from bridge.localmodel.wishes import Manner, Wish, read_manner, read_wish
 MIN_COMMIT_MS = 100
 EXPIRED = "Your session hit the maximum duration of 60 minutes."
 BETA_IS_GONE = "The Realtime Beta API is no longer supported. Please use /v1/realtime for the GA API."
-
-
-@dataclass(frozen=True, slots=True)
-class Recognise:
-    """Please find out what was said here, and call `recognised`."""
-
-    item_id: str
-    audio: bytes
-    format: AudioFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +86,7 @@ class Session:
         self._turn_item = ""  # the item the caller's present speech will become; "": the caller is silent
         self._turn_start_ms = 0.0
         self._turn = 0
+        self._recognitions = Recognitions()
         self._responses: list[Response] = []  # in progress: one of the conversation, any number beside it
         self._response_count = 0
         self._spoke = False
@@ -169,24 +162,29 @@ class Session:
             self._stop(running, "turn_detected", now)
         return self._taken()
 
+    def speech_paused(self, audio_ms: float) -> list[Outgoing]:
+        """Quiet, but not yet long enough to end the turn: what was said so far can be recognised meanwhile."""
+        if self._turn_item and self._hears:
+            audio = self._audio.look(self._turn_start_ms, audio_ms)
+            self._out.append(self._recognitions.paused(Recognise(self._turn_item, audio, self._audio.format)))
+        return self._taken()
+
+    def speech_resumed(self) -> None:
+        self._recognitions.forget_pause()
+
     def speech_stopped(self, audio_ms: float, now: float) -> list[Outgoing]:
         if self.detection is None or not self._turn_item or self.script.turn_gets_stuck(self._turn):
             return []
         item_id, self._turn_item = self._turn_item, ""
         self._emit("input_audio_buffer.speech_stopped", audio_end_ms=int(audio_ms), item_id=item_id)
-        self._commit(item_id, self._audio.cut(self._turn_start_ms, audio_ms))
+        self._commit(item_id, self._audio.cut(self._turn_start_ms, audio_ms), now)
         if self.detection["create_response"]:
             self._respond_unasked(now)
         return self._taken()
 
-    def recognised(self, item_id: str, heard: Heard, now: float) -> list[Outgoing]:
-        self._mind.heard(item_id, heard)
-        if self._settings["audio"]["input"]["transcription"]:
-            self._transcribe(item_id, heard)
-        for response in self._responses:
-            if response.waits_for == item_id:
-                self._plan(response, now)
-        self._advance(now)
+    def recognised(self, wanted: Recognise, heard: Heard, now: float) -> list[Outgoing]:
+        if self._recognitions.arrived(wanted, heard):
+            self._understood(wanted.item_id, heard, now)
         return self._taken()
 
     def advance(self, now: float) -> list[Outgoing]:
@@ -210,10 +208,11 @@ class Session:
             case "session.update" | "transcription_session.update":
                 self._update(event)
             case "input_audio_buffer.commit":
-                self._commit_by_hand()
+                self._commit_by_hand(now)
             case "input_audio_buffer.clear":
                 self._audio.clear()
                 self._turn_item = ""
+                self._recognitions.forget_pause()
                 self._out.append(ListenAnew())
                 self._emit("input_audio_buffer.cleared")
             case "conversation.item.create":
@@ -273,7 +272,7 @@ class Session:
         self._error("beta_api_shape_disabled", BETA_IS_GONE, None, None)
         self._out.append(CloseSession(4000, "invalid_request_error.beta_api_shape_disabled"))
 
-    def _commit_by_hand(self) -> None:
+    def _commit_by_hand(self, now: float) -> None:
         if self._audio.ms < MIN_COMMIT_MS:
             raise Refused(
                 "input_audio_buffer_commit_empty",
@@ -282,7 +281,7 @@ class Session:
             )
         item_id = self._turn_item or self._ids.new("item")
         self._turn_item = ""
-        self._commit(item_id, self._audio.take())
+        self._commit(item_id, self._audio.take(), now)
         self._out.append(ListenAnew())
 
     def _create_item(self, event: Event) -> None:
@@ -292,8 +291,9 @@ class Session:
         item = read_item(described, item_id=self._ids.new("item"), bytes_per_ms=self._audio.format.bytes_per_ms)
         previous = self._conversation.insert(item, event.get("previous_item_id"))
         self._announce(item, previous)
-        if item.role == "user" and item.audio:
-            self._recognise(item)
+        if item.role == "user" and item.audio and self._hears:
+            self._mind.listening(item.id)
+            self._out.append(self._recognitions.ask(Recognise(item.id, item.audio, self._audio.format)))
 
     def _truncate(self, event: Event) -> None:
         item_id, index, audio_end_ms = event.get("item_id"), event.get("content_index", 0), event.get("audio_end_ms")
@@ -324,20 +324,30 @@ class Session:
 
     # ------------------------------------------------------------ the caller's turns
 
-    def _commit(self, item_id: str, audio: bytes) -> Item:
+    def _commit(self, item_id: str, audio: bytes, now: float) -> None:
         item = Item(item_id, "message", role="user", content=[{"type": "input_audio", "transcript": None}])
         item.audio, item.bytes_per_ms = audio, self._audio.format.bytes_per_ms
         item.audio_ms = len(audio) / item.bytes_per_ms
         previous = self._conversation.append(item)
         self._emit("input_audio_buffer.committed", previous_item_id=previous, item_id=item_id)
         self._announce(item, previous)
-        self._recognise(item)
-        return item
+        if not self._hears:
+            return
+        self._mind.listening(item_id)
+        match self._recognitions.committed(Recognise(item_id, audio, self._audio.format)):
+            case Recognise() as wanted:
+                self._out.append(wanted)
+            case Heard() as known:
+                self._understood(item_id, known, now)
 
-    def _recognise(self, item: Item) -> None:
-        if self._hears:
-            self._mind.listening(item.id)
-            self._out.append(Recognise(item.id, item.audio, self._audio.format))
+    def _understood(self, item_id: str, heard: Heard, now: float) -> None:
+        self._mind.heard(item_id, heard)
+        if self._settings["audio"]["input"]["transcription"]:
+            self._transcribe(item_id, heard)
+        for response in self._responses:
+            if response.waits_for == item_id:
+                self._plan(response, now)
+        self._advance(now)
 
     def _transcribe(self, item_id: str, heard: Heard) -> None:
         item = self._conversation.find(item_id)
@@ -361,7 +371,7 @@ class Session:
             "input_audio_buffer.timeout_triggered", audio_start_ms=start_ms, audio_end_ms=end_ms, item_id=item_id
         )
         self._mind.nothing_to_answer(item_id)
-        self._commit(item_id, self._audio.take())
+        self._commit(item_id, self._audio.take(), now)
         self._respond(read_manner({}, self._settings), Wish(instructions=f'"{self.brain.still_there}"'), now)
 
     def _respond_unasked(self, now: float) -> None:

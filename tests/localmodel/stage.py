@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from bridge.localmodel.brain import Brain, Heard
+from bridge.localmodel.recognitions import Recognise
 from bridge.localmodel.script import Scripts
-from bridge.localmodel.session import CloseSession, ListenAnew, Outgoing, Recognise, Session
+from bridge.localmodel.session import CloseSession, ListenAnew, Outgoing, Session
 from bridge.localmodel.speech import SPEECH_RATE_HZ, Mouth, Utterance, Word
 
 WORD_MS = 250
@@ -65,12 +66,14 @@ class Stage:
         )
         self.last: list[Outgoing] = []
         self.seen: list[dict[str, Any]] = []
+        self.wanted: dict[str, Recognise] = {}  # the last recognition asked for, by item
         if opened:
             self.take(self.session.open())
 
     def take(self, out: list[Outgoing]) -> list[dict[str, Any]]:
         """The server events among it."""
         self.last = out
+        self.wanted.update({one.item_id: one for one in out if isinstance(one, Recognise)})
         events = [event for event in out if isinstance(event, dict)]
         self.seen.extend(events)
         return events
@@ -107,7 +110,8 @@ class Stage:
     def heard(self, item_id: str, text: str) -> list[dict[str, Any]]:
         brain = self.session.brain
         intent = brain.intent_of_sentence(text)
-        return self.take(self.session.recognised(item_id, Heard(intent.name if intent else None, text), self.now))
+        heard = Heard(intent.name if intent else None, text)
+        return self.take(self.session.recognised(self.wanted[item_id], heard, self.now))
 
     def asked(self) -> list[Recognise]:
         return [one for one in self.last if isinstance(one, Recognise)]

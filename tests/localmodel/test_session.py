@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bridge.localmodel.brain import Heard
 from tests.localmodel.stage import TOOLS, Stage, audio_ms, b64, error, every, only, said, types
 
 OPENING = ["response.created", "rate_limits.updated"]
@@ -204,6 +205,55 @@ def test_speech_does_not_interrupt_where_the_session_forbids_it() -> None:
     assert types(events)[:5] == TURN
     assert error(events)["code"] == "conversation_already_has_active_response"
     assert only(stage.run(), "response.done")["response"]["status"] == "completed"
+
+
+def paused(stage: Stage, at_ms: float = 900) -> str:
+    stage.append(2000)
+    (started,) = stage.take(stage.session.speech_started(100, 0))
+    stage.take(stage.session.speech_paused(at_ms))
+    item_id: str = started["item_id"]
+    return item_id
+
+
+def test_a_pause_is_recognised_and_its_meaning_is_there_when_the_turn_ends() -> None:
+    stage = Stage()
+    stage.update(audio={"input": {"transcription": {"model": "any"}}})
+    item_id = paused(stage)
+    assert len(stage.asked()[0].audio) == 800 * 48
+    assert stage.heard(item_id, "goodbye") == []
+    events = stage.take(stage.session.speech_stopped(1200, 0))
+    assert stage.asked() == []
+    told = "conversation.item.input_audio_transcription"
+    assert types(events)[: len(TURN) + 3] == [*TURN[1:], f"{told}.delta", f"{told}.completed", *OPENING]
+    assert said(events + stage.run()) == "Goodbye."
+
+
+def test_a_turn_that_ends_before_its_pause_was_recognised_waits_for_that() -> None:
+    stage = Stage()
+    item_id = paused(stage)
+    assert types(stage.take(stage.session.speech_stopped(1200, 0))) == [*TURN[1:], *OPENING]
+    assert stage.asked() == []
+    assert said(stage.heard(item_id, "goodbye") + stage.run()) == "Goodbye."
+
+
+def test_what_was_guessed_at_a_pause_is_forgotten_when_speech_goes_on() -> None:
+    stage = Stage()
+    item_id = paused(stage)
+    early = stage.wanted[item_id]
+    stage.session.speech_resumed()
+    events = stage.take(stage.session.speech_stopped(1800, 0))
+    (whole,) = stage.asked()
+    assert len(whole.audio) == 1700 * 48
+    assert stage.take(stage.session.recognised(early, Heard("bye", "goodbye"), 0)) == []
+    assert said(events + stage.heard(item_id, "when are you open") + stage.run()) == "From nine to five."
+
+
+def test_a_pause_committed_by_hand_keeps_its_meaning() -> None:
+    stage = Stage()
+    item_id = paused(stage)
+    stage.heard(item_id, "goodbye")
+    assert stage.client("input_audio_buffer.commit")[0]["item_id"] == item_id
+    assert said(stage.client("response.create") + stage.run()) == "Goodbye."
 
 
 def test_no_response_is_created_where_the_session_forbids_it() -> None:
