@@ -114,8 +114,7 @@ class NetworkDoor:
         total_s: float,
     ) -> Answer:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context())
-            self._session = aiohttp.ClientSession(connector=connector)
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         parts = urlsplit(url)
         sent = dict(headers)
         if self._is_ours(parts.hostname):

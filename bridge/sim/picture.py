@@ -175,7 +175,11 @@ def _row(
     parts += _signs(here, begin_ms=begin_ms, x=x, lane=upper_bar, bottom=bottom)
     for turn in turns:
         y = upper_bar + 4 if turn.who == "caller" else lower_bar + 4
-        parts += _turn(turn, begin_ms=begin_ms, stop_ms=stop_ms, x=x, y=y)
+        following = min(
+            (t.start_ms for t in turns if t.who == turn.who and t.start_ms >= turn.stop_ms), default=math.inf
+        )
+        unheard_until_ms = min(turn.stop_ms + turn.unheard_ms, following - 80)  # what came next hides the rest of it
+        parts += _turn(turn, unheard_until_ms, begin_ms=begin_ms, stop_ms=stop_ms, x=x, y=y)
     return parts
 
 
@@ -208,7 +212,7 @@ def _wave(track: Track, *, middle: float, colour: str, scale: _Scale) -> str:
     return f'<polygon points="{" ".join(upper + lower)}" fill="{colour}" opacity="0.8"/>'
 
 
-def _turn(turn: Turn, *, begin_ms: float, stop_ms: float, x: _Place, y: float) -> list[str]:
+def _turn(turn: Turn, unheard_until_ms: float, *, begin_ms: float, stop_ms: float, x: _Place, y: float) -> list[str]:
     colour = _CALLER if turn.who == "caller" else _AGENT
     parts = []
     if turn.start_ms < stop_ms and turn.stop_ms > begin_ms:
@@ -217,9 +221,8 @@ def _turn(turn: Turn, *, begin_ms: float, stop_ms: float, x: _Place, y: float) -
         # where a row ends within a turn, the words stand in its longer part
         words = turn.text if end - start >= (turn.stop_ms - turn.start_ms) / 2 else "…" * bool(turn.text)
         parts += _bar(left, right, y, words, fill="#ffffff", stroke=colour, tooltip=turn.text)
-    cut_stop = turn.stop_ms + turn.unheard_ms
-    if turn.unheard_ms and turn.stop_ms < stop_ms and cut_stop > begin_ms:
-        left, right = x(max(turn.stop_ms, begin_ms)), x(min(cut_stop, stop_ms))
+    if turn.unheard_ms and turn.stop_ms < stop_ms and unheard_until_ms > max(begin_ms, turn.stop_ms):
+        left, right = x(max(turn.stop_ms, begin_ms)), x(min(unheard_until_ms, stop_ms))
         words = turn.unheard_text or f"never heard: {turn.unheard_ms / 1000:.1f} s"
         parts += _bar(left, right, y, words, fill="url(#unheard)", stroke="#9fb8ad", tooltip=words, dashed=True)
     return parts

@@ -33,7 +33,7 @@ def loud_ms(track: npt.NDArray[np.int16]) -> list[Stretch]:
     """The blocks of 10 ms that sound; neighbours are joined."""
     blocks = np.abs(track[: len(track) // _BLOCK * _BLOCK].astype(np.int32)).reshape(-1, _BLOCK).mean(axis=1)
     edges = np.flatnonzero(np.diff(np.concatenate(([0], (blocks > QUIET).astype(np.int8), [0]))))
-    return [Stretch(10.0 * start, 10.0 * stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    return [Stretch(10.0 * start, 10.0 * stop) for start, stop in edges.reshape(-1, 2).tolist()]
 
 
 def joined(stretches: Iterable[Stretch], *, pause_ms: float = PAUSE_MS) -> list[Stretch]:
