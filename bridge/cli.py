@@ -170,6 +170,39 @@ def talk(
 
 
 @app.command()
+def probe(
+    where: Annotated[str, typer.Argument(help="A realtime server's address (wss://...), or a profile's name.")],
+    config: ConfigOption = None,
+    profile: Annotated[str, typer.Option(help="The profile to speak to this address with.")] = "",
+    model: Annotated[str, typer.Option(help="The model to ask for.")] = "",
+    key_from: Annotated[
+        str, typer.Option("--key-from", help="The environment variable that holds the key; a key is never an argument.")
+    ] = "BRIDGE_REALTIME__API_KEY",
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
+    plain: Annotated[bool, typer.Option("--allow-plain", help="Allow ws:// to another machine.")] = False,
+) -> None:
+    """Find out what a realtime server can do, and whether a call through it would work (exit code 0 or 1)."""
+    import os
+
+    import msgspec
+
+    from bridge.rehearsal import findings
+    from bridge.rehearsal.probe import probe as examine
+    from bridge.rehearsal.probe import profiles_of, target_of
+
+    known = profiles_of(config or Path(os.environ.get("BRIDGE_CONFIG", "config")))
+    target = target_of(where, known, profile=profile, model=model, key=os.environ.get(key_from, ""), plain=plain)
+    if as_json:
+        report = run(examine(target))
+        print(msgspec.json.format(msgspec.json.encode(report.as_data()), indent=1).decode())  # noqa: T201  (data)
+    else:
+        with console.status("") as status:
+            report = run(examine(target, lambda what: status.update(f"{what} ...")))
+        findings.show(report, console)
+    raise SystemExit(0 if report.would_work else 1)
+
+
+@app.command()
 def check(config: ConfigOption = None) -> None:
     """Look for mistakes in the configuration, and say what it means."""
     from bridge.settings import Directory, load
