@@ -71,6 +71,14 @@ class Socket:
         delta = base64.b64encode(audio).decode()
         self.says("response.output_audio.delta", response_id=response, item_id=item, content_index=0, delta=delta)
 
+    def answers(self, response: str, *, ms: int = 1000) -> None:
+        """A whole response of one item."""
+        item = f"item of {response}"
+        self.says("response.created", response={"id": response, "status": "in_progress"})
+        self.speaks(b"\x01\x02" * 24 * ms, response=response, item=item)
+        self.says("response.output_audio.done", response_id=response, item_id=item, content_index=0)
+        self.says("response.done", response={"id": response, "status": "completed", "output": []})
+
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in self.sent if event["type"] == kind]
 

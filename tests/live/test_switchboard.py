@@ -1,0 +1,384 @@
+"""All calls of a process: announced, claimed once, ended once, and none left when the process goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from bridge.call import events as ev
+from bridge.errors import EndReason, UsageError
+from bridge.live.driver import Driver
+from bridge.live.switchboard import Expected, Refused, Switchboard
+from bridge.settings import Directory
+from bridge.sim import virtual
+from tests.live.calls import FakePhone, Nobody, settle
+from tests.live.houses import house, incoming
+from tests.live.services import Service
+from tests.live.test_driver import leftovers
+
+Test = Callable[["Office"], Coroutine[Any, Any, None]]
+
+
+class Office:
+    """A switchboard with a model service that opens every session at once."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.service = Service(talks=True)
+        self.ended: list[tuple[str, EndReason]] = []
+        self.directory = Directory(house(folder / "config"))
+        options.setdefault("max_calls", 100)
+        self.board = Switchboard(
+            self.directory,
+            options.pop("outside", Nobody()),
+            dial=self.service.dial,
+            ended=lambda driver, reason: self.ended.append((driver.plan.carrier_call_id, reason)),
+            **options,
+        )
+
+    def expect(self, call_id: str = "CA1", **more: Any) -> Expected:
+        answer = self.board.expect(incoming(call_id, **more))
+        assert isinstance(answer, Expected)
+        return answer
+
+    def connect(self, call_id: str = "CA1", **more: Any) -> tuple[Driver, FakePhone]:
+        """A whole call: announced, and its stream is there."""
+        driver = self.board.claim(self.expect(call_id, **more).token, call_id)
+        assert driver is not None
+        phone = FakePhone()
+        driver.attach(phone, f"MZ {call_id}")
+        return driver, phone
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., None]:
+    def start(test: Test, **options: Any) -> None:
+        async def main() -> None:
+            await test(Office(tmp_path, **options))
+
+        virtual.run(main())
+
+    return start
+
+
+# ---------------------------------------------------------------- announced and claimed
+
+
+def test_a_token_admits_one_stream_of_its_own_call_once(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        token = office.expect("CA1").token
+        other = office.expect("CA2").token
+        claim = office.board.claim
+        for wrong in ("", "x", token[:-1], token + "x", other, "ü" * 32, "\x00"):
+            assert claim(wrong, "CA1") is None
+        assert claim(token, "CA2") is None and claim(token, "CA9") is None and claim(token, "") is None
+        assert claim(token, "CA1", account_id="AC2") is None
+        driver = claim(token, "CA1", account_id="AC1")
+        assert driver is not None and driver.plan.carrier_call_id == "CA1"
+        assert claim(token, "CA1") is None, "used"
+        assert claim(other, "CA2") is not None
+        await office.board.drain(0)
+
+    run(main)
+
+
+def test_a_token_is_good_for_a_minute_and_a_call_announced_again_gets_a_fresh_one(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        token = office.expect().token
+        assert office.expect().token == token, "a repeated webhook changes nothing"
+        await asyncio.sleep(10.5)
+        assert office.board.claim(token, "CA1") is None
+        fresh = office.expect().token
+        assert fresh != token
+        driver = office.board.claim(fresh, "CA1")
+        assert driver is not None
+        driver.attach(FakePhone(), "MZ1")
+        again = office.expect().token
+        assert again not in (token, fresh), "and so does one whose token was used"
+        assert office.board.claim(again, "CA1") is driver
+        assert office.service.attempts == 1 and office.board.active_calls == 1
+        await office.board.drain(0)
+
+    run(main, token_s=10.0)
+
+
+def test_a_token_appears_in_no_text(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        with capture_logs() as logs:
+            expected = office.expect()
+            office.board.claim(expected.token + "x", "CA1")
+            assert expected.token not in f"{expected!r} {expected}"
+            assert expected.token not in str(logs)
+            await office.board.drain(0)
+
+    run(main)
+
+
+def test_the_model_session_opens_while_the_carrier_connects(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        office.expect()
+        await settle()
+        assert office.service.attempts == 1
+        await office.board.drain(0)
+
+    run(main)
+
+
+def test_a_stream_that_never_comes_ends_the_call_after_a_minute(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        office.expect()
+        await asyncio.sleep(61)
+        assert office.ended == [("CA1", EndReason.NEVER_STARTED)]
+        assert office.service.last.closed and office.board.active_calls == 0
+        assert not leftovers()
+
+    run(main)
+
+
+def test_a_full_switchboard_refuses_and_takes_calls_again_when_one_ends(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, _ = office.connect("CA1")
+        office.connect("CA2")
+        assert office.board.full
+        assert office.board.expect(incoming("CA3")) == Refused("full")
+        assert isinstance(office.board.expect(incoming("CA1")), Expected), "a call that is there is not a new one"
+        driver.deliver(ev.CallerLeft("stop"))
+        await settle()
+        assert not office.board.full and isinstance(office.board.expect(incoming("CA3")), Expected)
+        await office.board.drain(0)
+
+    run(main, max_calls=2)
+
+
+def test_a_call_no_plan_can_be_made_for_is_refused(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        def broken(call: Any) -> Any:
+            raise UsageError("profile azure needs an address of yours")
+
+        office.directory.plan = broken  # type: ignore[method-assign]
+        with capture_logs() as logs:
+            assert office.board.expect(incoming()) == Refused("misconfigured")
+        assert [entry["event"] for entry in logs] == ["no_plan"]
+        assert office.board.active_calls == 0 and office.service.attempts == 0
+
+    run(main)
+
+
+# ---------------------------------------------------------------- two calls
+
+
+def test_two_calls_with_different_agents_share_nothing(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        alpha, alpha_phone = office.connect("CA1", agent="alpha")
+        beta, beta_phone = office.connect("CA2", agent="beta")
+        await settle()
+        first, second = office.service.sockets
+        said = [socket.of("session.update")[0]["session"] for socket in (first, second)]
+        assert [one["instructions"].strip() for one in said] == ["You are alpha.", "You are beta."]
+        assert [one["audio"]["output"]["voice"] for one in said] == ["marin", "cedar"]
+        assert alpha.plan.call_id != beta.plan.call_id
+        assert alpha.plan.session.tools is not beta.plan.session.tools
+        assert alpha.plan.session.tools[0].parameters is not beta.plan.session.tools[0].parameters
+
+        alpha.deliver(ev.CallerSpoke(b"\x01" * 1600, 200.0))
+        assert first.heard and not second.heard
+        second.says("response.created", response={"id": "r1", "status": "in_progress"})
+        second.speaks(b"\x01\x02" * 24_000)
+        assert beta_phone.played_ms > 0 and alpha_phone.played_ms == 0
+        second.drops(1011)
+        assert not first.closed
+        beta.deliver(ev.CallerLeft("stop"))
+        await settle()
+        assert office.ended == [("CA2", EndReason.CALLER_LEFT)]
+        assert not first.closed and not alpha.ended.done()
+        await office.board.drain(0)
+
+    run(main)
+
+
+# ---------------------------------------------------------------- ended
+
+
+@pytest.mark.parametrize("status", ["completed", "busy", "failed", "no-answer", "canceled"])
+def test_a_final_status_ends_a_call_once(run: Callable[..., None], status: str) -> None:
+    async def main(office: Office) -> None:
+        _, phone = office.connect()
+        for word in ("ringing", "in-progress", "queued", "", "nonsense"):
+            office.board.ended_by_status("CA1", word)
+        office.board.ended_by_status("CA9", status)
+        await settle()
+        assert not office.ended
+        for _ in range(3):
+            office.board.ended_by_status("CA1", status)
+            await settle()
+        assert office.ended == [("CA1", EndReason.CALLER_LEFT)]
+        assert phone.closed and office.service.last.closed
+
+    run(main)
+
+
+def test_a_status_before_the_stream_ends_the_call_and_its_session(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        token = office.expect().token
+        office.board.ended_by_status("CA1", "completed")  # in the same moment
+        await settle()
+        assert office.ended == [("CA1", EndReason.CALLER_LEFT)]
+        assert office.board.claim(token, "CA1") is None
+        assert all(socket.closed for socket in office.service.sockets)
+        assert not leftovers()
+
+    run(main)
+
+
+def test_whom_a_call_was_handed_on_to_is_remembered_after_its_end(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, _ = office.connect()
+        driver.handed_on_to = "+15550009"
+        assert office.board.handed_on_to("CA1") == "+15550009"
+        driver.deliver(ev.CallerLeft("stop"))
+        await settle()
+        assert office.board.handed_on_to("CA1") == "+15550009"
+        for number in range(1100):
+            office.expect(f"CB{number}")
+            office.board.ended_by_status(f"CB{number}", "completed")
+            await settle()
+        assert office.board.handed_on_to("CA1") == "", "not for ever"
+        assert len(office.board._over) == 1000
+
+    run(main)
+
+
+def test_an_observer_that_breaks_at_the_end_of_a_call_breaks_nothing_else(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        complaints: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+
+        def broken(driver: Driver, reason: EndReason) -> None:
+            raise RuntimeError("the record cannot be written")
+
+        office.board._ended = broken
+        driver, _ = office.connect("CA1")
+        office.connect("CA2")
+        driver.deliver(ev.CallerLeft("stop"))
+        await settle()
+        assert office.board.active_calls == 1 and len(complaints) == 1
+        await office.board.drain(0)
+        assert office.board.active_calls == 0
+
+    run(main)
+
+
+# ---------------------------------------------------------------- draining
+
+
+def test_draining_takes_no_call_and_ends_when_the_last_one_does(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        loop = asyncio.get_running_loop()
+        driver, _ = office.connect()
+        began = loop.time()
+        draining = asyncio.ensure_future(office.board.drain(30))
+        await asyncio.sleep(5)
+        assert not office.board.accepting
+        assert office.board.expect(incoming("CA2")) == Refused("draining")
+        driver.deliver(ev.CallerLeft("stop"))
+        await draining
+        assert loop.time() - began < 5.1
+        assert office.ended == [("CA1", EndReason.CALLER_LEFT)]
+
+    run(main)
+
+
+def test_a_call_that_outlives_the_grace_is_asked_to_say_goodbye(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        loop = asyncio.get_running_loop()
+        driver, phone = office.connect()
+        await settle()
+        service = office.service.last
+        service.answers("r0")
+        already = len(service.of("response.create"))
+        began = loop.time()
+        draining = asyncio.ensure_future(office.board.drain(30))
+        await asyncio.sleep(19.9)
+        assert len(service.of("response.create")) == already
+        await asyncio.sleep(0.2)
+        asked = service.of("response.create")[already:]
+        assert len(asked) == 1 and "goodbye" in asked[0]["response"]["instructions"]
+        service.answers("r1")
+        while not draining.done():
+            await asyncio.sleep(0.02)
+            for name in phone.marks:
+                driver.deliver(ev.MarkReturned(name))
+            phone.marks.clear()
+        assert office.ended == [("CA1", EndReason.DRAINED)]
+        assert phone.played_ms >= 990 and 1 < loop.time() - began - 20.1 < 9
+
+    run(main)
+
+
+@pytest.mark.parametrize("grace_s", [0, 1, 30])
+def test_a_call_that_does_not_end_by_itself_is_cut_off_when_the_grace_is_over(
+    run: Callable[..., None], grace_s: float
+) -> None:
+    class Never(Nobody):
+        async def hang_up(self, driver: Driver) -> None:
+            await asyncio.sleep(1000)
+
+    async def main(office: Office) -> None:
+        loop = asyncio.get_running_loop()
+        _, phone = office.connect()
+        office.expect("CA2")
+        await settle()
+        began = loop.time()
+        await office.board.drain(grace_s)
+        assert {reason for _, reason in office.ended} <= {EndReason.DRAINED, EndReason.NEVER_STARTED}
+        assert len(office.ended) == 2 and office.board.active_calls == 0
+        assert loop.time() - began < grace_s + 2.5
+        assert phone.closed and all(socket.closed for socket in office.service.sockets)
+        await settle()
+        assert not leftovers()
+
+    run(main, outside=Never())
+
+
+def test_three_hundred_short_calls_leave_nothing_behind(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        import gc
+        import weakref
+
+        drivers: list[weakref.ref[Driver]] = []
+        for number in range(300):
+            driver, phone = office.connect(f"CA{number}")
+            drivers.append(weakref.ref(driver))
+            await settle()
+            service = office.service.last
+            driver.deliver(ev.CallerSpoke(b"\x01" * 160, 20.0))
+            service.says("response.created", response={"id": "r1", "status": "in_progress"})
+            service.speaks(b"\x01\x02" * 2400)
+            match number % 5:
+                case 0:
+                    driver.deliver(ev.CallerLeft("stop"))
+                case 1:
+                    office.board.ended_by_status(f"CA{number}", "completed")
+                case 2:
+                    driver.deliver(ev.PhoneStalled())
+                case 3:
+                    service.drops(1006)
+                    await settle()
+                    driver.deliver(ev.CallerLeft("closed"))
+                case 4:
+                    driver.end(EndReason.BUG)
+            await settle()
+            assert phone.closed
+        assert len(office.ended) == 300 and office.board.active_calls == 0
+        assert not leftovers()
+        del driver, phone, service
+        office.service.sockets.clear()
+        gc.collect()
+        assert not [driver for driver in drivers if driver() is not None]
+        assert not [timer for timer in getattr(asyncio.get_running_loop(), "_scheduled", []) if not timer.cancelled()]
+
+    run(main)
