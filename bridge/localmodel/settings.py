@@ -86,7 +86,7 @@ def merged(current: Event, update: Event, *, spoke: bool) -> Event:
             case "instructions":
                 session[key] = _text(value, path)
             case "audio":
-                session[key] = _audio(current["audio"], _mapping(value, path), spoke=spoke)
+                session[key] = _audio(current["audio"], mapping(value, path), spoke=spoke)
             case "tools":
                 session[key] = tools(value, path)
             case "tool_choice":
@@ -122,7 +122,7 @@ def silence_ms(turn_detection: Mapping[str, Any]) -> int:
 def tool_choice(value: Any, path: str) -> Any:
     if isinstance(value, str):
         return _one_of(value, ("auto", "none", "required"), path)
-    if _mapping(value, path).get("type") == "function" and isinstance(value.get("name"), str):
+    if mapping(value, path).get("type") == "function" and isinstance(value.get("name"), str):
         return dict(value)
     if value.get("type") == "mcp":
         return dict(value)
@@ -142,7 +142,7 @@ def output_tokens(value: Any, path: str) -> Any:
 
 
 def described_format(value: Any, path: str) -> Event:
-    described = _mapping(value, path)
+    described = mapping(value, path)
     kind = _one_of(described.get("type"), ("audio/pcm", "audio/pcmu", "audio/pcma"), f"{path}.type")
     if kind != "audio/pcm":
         return {"type": kind}
@@ -159,7 +159,7 @@ def _audio(current: Event, update: Event, *, spoke: bool) -> Event:
     for side, fields in update.items():
         if side not in audio:
             raise Refused("unknown_parameter", f"Unknown parameter: 'session.audio.{side}'.", f"session.audio.{side}")
-        for key, value in _mapping(fields, f"session.audio.{side}").items():
+        for key, value in mapping(fields, f"session.audio.{side}").items():
             path = f"session.audio.{side}.{key}"
             match side, key:
                 case _, "format":
@@ -167,7 +167,7 @@ def _audio(current: Event, update: Event, *, spoke: bool) -> Event:
                 case "input", "turn_detection":
                     audio[side][key] = None if value is None else _detection(current["input"][key], value, path)
                 case "input", "transcription" | "noise_reduction":
-                    audio[side][key] = None if value is None else dict(_mapping(value, path))
+                    audio[side][key] = None if value is None else dict(mapping(value, path))
                 case "output", "voice":
                     if spoke and value != current["output"]["voice"]:
                         raise Refused(
@@ -175,7 +175,8 @@ def _audio(current: Event, update: Event, *, spoke: bool) -> Event:
                             "Cannot update a conversation's voice if assistant audio is present.",
                             path,
                         )
-                    audio[side][key] = value if isinstance(value, str) else _mapping(value, path)
+                    voice(value, path)
+                    audio[side][key] = value
                 case "output", "speed":
                     audio[side][key] = _number(value, 0.25, 1.5, path)
                 case _:
@@ -184,7 +185,7 @@ def _audio(current: Event, update: Event, *, spoke: bool) -> Event:
 
 
 def _detection(current: Event | None, value: Any, path: str) -> Event:
-    update = _mapping(value, path)
+    update = mapping(value, path)
     default_kind = current["type"] if current else "server_vad"
     kind = _one_of(update.get("type", default_kind), tuple(_VAD), f"{path}.type")
     detection = {"type": kind, **_VAD[kind]}
@@ -217,7 +218,7 @@ def tools(value: Any, path: str) -> list[Event]:
         raise Refused("invalid_type", f"Invalid type for '{path}': expected an array.", path)
     for index, tool in enumerate(value):
         where = f"{path}[{index}]"
-        kind = _one_of(_mapping(tool, where).get("type"), ("function", "mcp"), f"{where}.type")
+        kind = _one_of(mapping(tool, where).get("type"), ("function", "mcp"), f"{where}.type")
         needed = "name" if kind == "function" else "server_label"
         if not isinstance(tool.get(needed), str):
             raise Refused(
@@ -226,7 +227,15 @@ def tools(value: Any, path: str) -> list[Event]:
     return value
 
 
-def _mapping(value: Any, path: str) -> Event:
+def voice(value: Any, path: str) -> str:
+    """A voice's name, or the id of one's own."""
+    name = value.get("id") if isinstance(value, dict) else value
+    if not isinstance(name, str):
+        raise Refused("invalid_type", f"Invalid type for '{path}': expected a voice.", path)
+    return name
+
+
+def mapping(value: Any, path: str) -> Event:
     if not isinstance(value, dict):
         raise Refused("invalid_type", f"Invalid type for '{path}': expected an object.", path)
     return value

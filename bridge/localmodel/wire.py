@@ -119,15 +119,15 @@ def session_from_beta(session: Event) -> Event:
     for key, value in session.items():
         match key:
             case "modalities":
-                told["output_modalities"] = ["audio"] if "audio" in value else ["text"]
+                told["output_modalities"] = _ga_modalities(value)
             case "max_response_output_tokens":
                 told["max_output_tokens"] = value
             case "voice" | "speed":
                 spoken[key] = value
             case "input_audio_format":
-                heard["format"] = _GA_FORMATS.get(value, {"type": value})
+                heard["format"] = _ga_format(value)
             case "output_audio_format":
-                spoken["format"] = _GA_FORMATS.get(value, {"type": value})
+                spoken["format"] = _ga_format(value)
             case "input_audio_transcription":
                 heard["transcription"] = value
             case "input_audio_noise_reduction":
@@ -138,3 +138,15 @@ def session_from_beta(session: Event) -> Event:
     if audio:
         told["audio"] = audio
     return told
+
+
+def _ga_modalities(value: Any) -> Any:
+    """What is no list stays what it is, to be refused where GA's fields are checked."""
+    if not isinstance(value, list):
+        return value
+    return ["audio"] if "audio" in value else ["text"]
+
+
+def _ga_format(value: Any) -> Event:
+    known = _GA_FORMATS.get(value) if isinstance(value, str) else None
+    return known or {"type": value}

@@ -41,7 +41,8 @@ def read_manner(overrides: Event, session: Event) -> Manner:
     if {"modalities", "voice", "output_audio_format"} & overrides.keys():
         overrides = {**overrides, **session_from_beta(overrides)}
     output = session["audio"]["output"]
-    given = (overrides.get("audio") or {}).get("output") or {}
+    audio = settings.mapping(overrides.get("audio") or {}, "response.audio")
+    given = settings.mapping(audio.get("output") or {}, "response.audio.output")
     modalities = overrides.get("output_modalities", session["output_modalities"])
     if modalities not in (["audio"], ["text"]):
         raise Refused(
@@ -62,7 +63,7 @@ def read_manner(overrides: Event, session: Event) -> Manner:
         modality=modalities[0],
         format=settings.audio_format(described),
         described_format=described,
-        voice=given.get("voice") or output["voice"],
+        voice=settings.voice(given.get("voice") or output["voice"], "response.audio.output.voice"),
         speed=output["speed"],
         max_output_tokens=settings.output_tokens(limit, "response.max_output_tokens"),
         metadata=overrides.get("metadata"),
