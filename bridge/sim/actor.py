@@ -106,6 +106,7 @@ async def _steps(scenario: Scenario, leg: Leg, performance: Performance, seed: i
         if not there or not await leg.sleep(step.plus_ms):
             return
         start_ms = leg.now_ms
+        stop_ms: float | None = None
         if step.say is not None or step.wav is not None:
             spoken = len(leg.line.spoken)
             leg.say(utterance(scenario, step, seed=seed), label=step.say or step.wav or "")
@@ -113,7 +114,6 @@ async def _steps(scenario: Scenario, leg: Leg, performance: Performance, seed: i
             if len(leg.line.spoken) > spoken:
                 start_ms = leg.line.spoken[-1].start / SAMPLES_PER_MS
                 stop_ms = leg.line.spoken[-1].stop / SAMPLES_PER_MS
-                await leg.sleep(stop_ms - leg.now_ms)
             if not complete:
                 return
         elif step.dtmf is not None:
@@ -123,7 +123,7 @@ async def _steps(scenario: Scenario, leg: Leg, performance: Performance, seed: i
             await leg.sleep(step.silence)
         else:
             leg.hang_up()
-        performance.done.append(StepDone(number, step.name, start_ms, leg.now_ms))
+        performance.done.append(StepDone(number, step.name, start_ms, leg.now_ms if stop_ms is None else stop_ms))
         previous = step
 
 

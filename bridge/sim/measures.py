@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import msgspec
 import numpy as np
@@ -90,7 +91,7 @@ def _first_sound(outcome: Outcome, sounds: Sequence[Stretch]) -> list[float]:
 def _answers(turns: Sequence[CallerTurn], sounds: Sequence[Stretch]) -> list[float]:
     """Sound that begins between the caller's end and their next turn. What was still playing is no answer."""
     answers = []
-    for turn, following in zip(turns, [*turns[1:], None], strict=True):
+    for turn, following in zip_longest(turns, turns[1:]):
         if not turn.meant:
             continue
         until = min(following.start_ms if following else math.inf, turn.stop_ms + _ANSWER_AT_MOST_MS)
@@ -131,7 +132,7 @@ def clicks(outcome: Outcome) -> list[float]:
         steps = np.abs(np.diff(track[at - around : at + around + 1]))
         here = int(steps[around - 1])
         steps[around - 1] = 0
-        if here > 1000 and here > 4 * int(steps.max()):
+        if here > 1000 and here > 2 * int(steps.max()):
             found.append(border_ms)
     return found
 

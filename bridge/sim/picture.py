@@ -152,7 +152,9 @@ def _row(
     lower_bar = lower_wave + _WAVE / 2
     bottom = lower_bar + _BAR
     right = x(stop_ms)
-    parts = [
+    parts = [  # the row's place in time and on the page, for a player that shows where it is
+        f'<g class="row" data-begin="{begin_ms:.0f}" data-stop="{stop_ms:.0f}" data-left="{_LEFT}" '
+        f'data-right="{right}" data-top="{upper_bar}" data-bottom="{bottom}">',
         f'<rect x="{_LEFT}" y="{upper_bar}" width="{right - _LEFT:.1f}" height="{_BAR + _WAVE}" fill="#f3f7fc"/>',
         f'<rect x="{_LEFT}" y="{lower_wave - _WAVE / 2}" width="{right - _LEFT:.1f}" height="{_BAR + _WAVE}" '
         'fill="#f2f9f6"/>',
@@ -180,7 +182,7 @@ def _row(
         )
         unheard_until_ms = min(turn.stop_ms + turn.unheard_ms, following - 80)  # what came next hides the rest of it
         parts += _turn(turn, unheard_until_ms, begin_ms=begin_ms, stop_ms=stop_ms, x=x, y=y)
-    return parts
+    return [*parts, "</g>"]
 
 
 def _seconds(begin_ms: float, stop_ms: float, *, x: _Place, top: float, bottom: float) -> list[str]:

@@ -7,6 +7,7 @@ are one moment that grows. A run on a virtual clock gives the same lines every t
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any, Literal
 
 import msgspec
@@ -62,3 +63,16 @@ class Timeline:
     def text(self) -> str:
         """One line per moment: a golden file."""
         return "".join(moment.line() + "\n" for moment in self.moments)
+
+
+def difference(golden: str, found: str) -> str:
+    """Where two timelines part: the first line that differs, with both readings; empty if they are the same."""
+    if golden == found:
+        return ""
+    expected_lines, found_lines = golden.splitlines(), found.splitlines()
+    for number, (expected, here) in enumerate(zip_longest(expected_lines, found_lines), 1):
+        if expected != here:
+            was = "the end" if expected is None else " ".join(expected.split())
+            now = "the end" if here is None else " ".join(here.split())
+            return f"line {number}: expected {was!r}, found {now!r}"
+    return "line ends differ"

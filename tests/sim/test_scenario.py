@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bridge.errors import ConfigError
+from bridge.sim import scenario as module
+from bridge.sim.scenario import from_dict, load, load_all
+
+
+def mistakes(document: Any, source: str = "a.yaml") -> list[str]:
+    with pytest.raises(ConfigError) as wrong:
+        from_dict(document, source=source)
+    return list(wrong.value.mistakes)
+
+
+def test_the_documented_example_is_a_scenario(tmp_path: Path) -> None:
+    assert module.__doc__ is not None
+    example = "\n".join(line[4:] for line in module.__doc__.splitlines() if line.startswith("    "))
+    (tmp_path / "cough.wav").write_bytes(b"")
+    file = tmp_path / "interrupt.yaml"
+    file.write_text(example)
+    found = load(file)
+    assert found.name == "interrupt"
+    assert found.folder == tmp_path
+    assert [step.name for step in found.caller[:3]] == [
+        'say "What are your opening hours?"',
+        'say "Sorry, where are you?"',
+        'say "mm-hm"',
+    ]
+    assert found.call.from_ == "+15550199"
+    assert len(found.expect) == len(yaml.safe_load(example)["expect"])
+
+
+def test_every_key_is_documented() -> None:
+    assert module.__doc__ is not None
+    for kind in (module.Scenario, module.CallerStep, module.Fault, module.Expectation, module.Line, module.Numbers):
+        for key in kind.__struct_encode_fields__:
+            if key not in ("name", "source", "voice"):
+                assert re.search(rf"\b{key}\b", module.__doc__), f"{kind.__name__}.{key}"
+
+
+def test_an_empty_file_is_a_caller_who_only_listens(tmp_path: Path) -> None:
+    (tmp_path / "quiet.yaml").write_text("")
+    assert load(tmp_path / "quiet.yaml").caller == ()
+
+
+def test_all_mistakes_are_listed_with_file_and_key() -> None:
+    found = mistakes(
+        {
+            "abot": 1,
+            "seed": "x",
+            "limit_s": -1,
+            "voice": 7,
+            "line": {"lost": 2},
+            "caller": [
+                {"say": "x", "dtmf": "1"},
+                {"say": 3},
+                "no",
+                {"dtmf": "x"},
+                {"say": "x", "at_ms": 1, "after": "clear"},
+            ],
+            "faults": [{"cut": True}, {"cut": True, "half_open": True, "at_ms": 1}],
+            "expect": [{"heard": "x", "absent": "y"}, {"measure": "gaps"}],
+        }
+    )
+    wanted = [
+        "abot: unknown key; did you mean about?",
+        "seed: ",
+        "voice: expected a mapping",
+        "line: lost, doubled and swapped",
+        "caller[1]: a step does one thing",
+        "caller[2].say: ",
+        "caller[3]: expected a mapping",
+        "caller[4]: 'x' are not keys",
+        "caller[5]: only one of at_ms, after and into_agent_ms",
+        "faults[1]: a fault needs a moment",
+        "faults[2]: a fault is one thing",
+        "expect[1]: an expectation is one thing",
+        "expect[2]: measure needs at_most or at_least",
+    ]
+    assert len(found) == len(wanted)
+    for start in wanted:
+        assert any(mistake.startswith(f"a.yaml: {start}") for mistake in found), start
+
+
+def test_what_only_the_whole_can_be_wrong_in_is_found_too() -> None:
+    found = mistakes(
+        {
+            "caller": [{"wav": "missing.wav"}, {"hang_up": True}, {"say": "hello"}],
+            "expect": [
+                {"heard": "x", "of_step": 9},
+                {"measure": "anser_ms.p95", "at_most": 1},
+                {"end_reason": "bored"},
+            ],
+        }
+    )
+    assert len(found) == 5
+    assert "a.yaml: caller[1].wav: no file 'missing.wav' beside the scenario" in found
+    assert "a.yaml: caller[2].hang_up: nothing can follow it" in found
+    assert any("expect[1].of_step: there is no step 9" in mistake for mistake in found)
+    assert any("did you mean answer_ms.p95?" in mistake for mistake in found)
+    assert any("'bored' is none; there are caller_left" in mistake for mistake in found)
+
+
+def test_folders_are_read_by_name_and_the_mistakes_of_all_files_come_together(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text("about: second")
+    (tmp_path / "a.yaml").write_text("about: first")
+    (tmp_path / "notes.txt").write_text("not a scenario")
+    assert [scenario.about for scenario in load_all([tmp_path])] == ["first", "second"]
+    (tmp_path / "a.yaml").write_text("abot: first")
+    (tmp_path / "b.yaml").write_text("about: [")
+    with pytest.raises(ConfigError) as wrong:
+        load_all([tmp_path, tmp_path / "missing.yaml"])
+    assert len(wrong.value.mistakes) == 3
+
+
+def test_a_file_cannot_claim_to_be_another() -> None:
+    assert mistakes({"source": "b.yaml"}) == ["a.yaml: source: unknown key"]
