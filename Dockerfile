@@ -7,7 +7,7 @@ ARG PYTHON_IMAGE=python:3.13-slim
 FROM ${PYTHON_IMAGE} AS build
 # The system's certificates, so that a build behind a proxy of one's own works with certificates mounted or copied in.
 # Bytecode is compiled here once and not checked against dates, which a copy into another stage may change.
-ENV UV_SYSTEM_CERTS=1 UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=unchecked-hash UV_LINK_MODE=copy \
+ENV UV_SYSTEM_CERTS=1 UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy \
     UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=/opt/voice-bridge
 RUN python -m pip install --no-cache-dir uv
 WORKDIR /src
