@@ -122,6 +122,10 @@ class TellModel(Action, frozen=True, tag=True, gc=False):
     text: str
 
 
+class ProbeModel(Action, frozen=True, tag=True, gc=False):
+    """Ask the session in use for a sign of life: one that gives none within two seconds is lost."""
+
+
 class SubmitToolOutput(Action, frozen=True, tag=True, gc=False):
     tool_call_id: str
     output: str
@@ -171,6 +175,7 @@ AnyAction = (
     | TruncateItem
     | DeleteItem
     | TellModel
+    | ProbeModel
     | SubmitToolOutput
     | RunTool
     | AbandonTool

@@ -14,6 +14,8 @@ from bridge.call.toolcalls import ask_about_tools
 from bridge.call.turns import Wish
 
 _PREFIX_MS = 500.0  # speech is reported this much after it began, at most
+_UNHEARD_MS = 1500.0  # a voice is noticed by ourselves this much after it began, at most
+_VOICE_MS = 3000.0  # heard again within this, if the caller speaks on
 _LONGEST_SPEECH_MS = 60_000.0  # a detector that hears nothing else for this long is stuck
 
 
@@ -117,6 +119,36 @@ def caller_quiet(desk: Desk, event: ev.CallerQuiet) -> None:
     """Our own detector hears nothing where the service's still hears speech: the turn is ended by hand."""
     if desk.turns.caller_speaking:
         _end_by_hand(desk)
+    elif desk.state.voice:
+        on_voice(desk)
+
+
+def caller_unheard(desk: Desk, event: ev.CallerUnheard) -> None:
+    """The caller speaks and the service says nothing of it: perhaps it is gone. Or it is known to be."""
+    state, turns = desk.state, desk.turns
+    if turns.caller_speaking:
+        return
+    state.voice_at = desk.at
+    if state.model == "ready":
+        desk.ask(do.ProbeModel())
+        return
+    desk.active()
+    hear_out(desk)
+    state.owes_answer = True
+    if state.turn_bytes is None:
+        state.turn_bytes = min(int(_UNHEARD_MS * desk.plan.carrier.bytes_per_ms), len(state.recent))
+
+
+def hear_out(desk: Desk) -> None:
+    """There is no session and the caller speaks: nobody talks over them, unless nothing more is heard of it."""
+    desk.state.voice = True
+    desk.after("voice", _VOICE_MS)
+
+
+def on_voice(desk: Desk) -> None:
+    """The caller has come to an end."""
+    desk.state.voice = False
+    desk.timers.stop("voice")
 
 
 def on_long_speech(desk: Desk) -> None:

@@ -79,6 +79,7 @@ class ModelLost(Event, frozen=True, tag=True, gc=False):
     why: str
     cure: Literal["retry", "rotate", "fatal"]  # try again; try a new session at once; do not try again
     retry_after_s: float | None = None
+    silent_ms: float = 0.0  # for so long before that nothing had come from the session
 
 
 class ResponseStarted(Event, frozen=True, tag=True, gc=False):
@@ -164,6 +165,10 @@ class CallerSpeechStopped(Event, frozen=True, tag=True, gc=False):
 
 class CallerQuiet(Event, frozen=True, tag=True, gc=False):
     """Our own detector has heard no voice on the caller's leg for long, whatever the service's thinks it hears."""
+
+
+class CallerUnheard(Event, frozen=True, tag=True, gc=False):
+    """Our own detector hears a voice on the caller's leg, of which the service, if there is one, has said nothing."""
 
 
 class CallerTurnEnded(Event, frozen=True, tag=True, gc=False):
@@ -258,6 +263,7 @@ AnyEvent = (
     | CallerSpeechStarted
     | CallerSpeechStopped
     | CallerQuiet
+    | CallerUnheard
     | CallerTurnEnded
     | CallerTranscribed
     | ToolRequested

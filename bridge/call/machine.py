@@ -120,9 +120,12 @@ class Call:
             return
         desk.ledger.release(desk.at, desk.out)
         responses.settle(desk)
-        responses.grant(desk)
-        sessions.switch_if_due(desk)
-        ending.leave_if_heard(desk)
+        if desk.turns.wish is not None:
+            responses.grant(desk)
+        if self.state.next_ready:
+            sessions.switch_if_due(desk)
+        if self.state.ending is not None:
+            ending.leave_if_heard(desk)
         silence.watch(desk)
 
     def _rearm(self, at: float) -> None:
@@ -159,6 +162,7 @@ _FACTS: dict[type[ev.Event], Callable[[Desk, Any], None]] = {
     ev.CallerTurnEnded: bargein.turn_ended,
     ev.CallerTranscribed: bargein.transcribed,
     ev.CallerQuiet: bargein.caller_quiet,
+    ev.CallerUnheard: bargein.caller_unheard,
     ev.ToolRequested: toolcalls.requested,
     ev.ModelComplained: responses.complained,
     ev.ToolFinished: toolcalls.finished,
@@ -170,6 +174,7 @@ _TIMERS: dict[str, Callable[[Desk], None]] = {
     "stream_wait": ending.on_stream_wait,
     "first_media": ending.on_first_media,
     "barge_in": bargein.on_barge_in,
+    "voice": bargein.on_voice,
     "long_speech": bargein.on_long_speech,
     "caller_pause": leg.on_caller_pause,
     "digits": leg.on_digits,

@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Literal
 
 from bridge.call import actions as do
-from bridge.call import ending
+from bridge.call import bargein, ending
 from bridge.call import events as ev
 from bridge.call.desk import Desk
 from bridge.call.toolcalls import OUTCOME_UNKNOWN
@@ -66,8 +66,8 @@ def ready(desk: Desk, event: ev.ModelReady) -> None:
         return
     if event.session != state.session or state.model != "opening":
         return
-    state.model = "ready"
-    desk.timers.stop("model_ready")
+    state.model, state.voice = "ready", False
+    desk.timers.stop("model_ready", "voice")
     _keep_limit(desk, limit_at)
     for item in state.untold:
         desk.ask(do.TellModel("caller" if item.role == "caller" else "note", item.text))
@@ -126,18 +126,18 @@ def lost(desk: Desk, event: ev.ModelLost) -> None:
         if event.cure != "fatal":
             desk.after("session_limit", _ROLL_AGAIN_MS)
     elif event.session == state.session:
-        lose(desk, event.why, event.cure, event.retry_after_s)
+        lose(desk, event.why, event.cure, retry_after_s=event.retry_after_s, silent_ms=event.silent_ms)
 
 
-def lose(desk: Desk, why: str, cure: Cure, retry_after_s: float | None = None) -> None:
-    """The session in use, or being opened, is gone or of no more use."""
+def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None, silent_ms: float = 0.0) -> None:
+    """The session in use, or being opened, is gone or of no more use; nothing came from it for the last `silent_ms`."""
     state = desk.state
     if state.model in ("closed", "lost"):
         return
     desk.note("model_lost", why)
     if state.model == "ready":
         state.missing_since = desk.at
-        _forget(desk)
+        _forget(desk, silent_ms)
         if state.next_ready:
             _switch(desk)
             _give_held_audio(desk)
@@ -174,13 +174,20 @@ def _given_up(desk: Desk, retry_after_s: float | None) -> bool:
     return state.attempts > len(desk.policies.model_retry_s) and (not is_last or missing_ms >= _PATIENCE_MS)
 
 
-def _forget(desk: Desk) -> None:
-    """Nothing of the old session is spoken of again; what it owed the caller is remembered."""
+def _forget(desk: Desk, silent_ms: float = 0.0) -> None:
+    """Nothing of the old session is spoken of again; what it owed the caller is remembered.
+
+    What the caller said since it last gave a sign of life is taken as not heard.
+    """
     state, turns = desk.state, desk.turns
     busy = turns.being_made or turns.asked is not None or turns.expecting or turns.caller_speaking
+    tail = int((_TAIL_MS + silent_ms) * desk.plan.carrier.bytes_per_ms)
+    if state.voice_at is not None and desk.at - state.voice_at < silent_ms:
+        busy, state.turn_bytes = True, max(state.turn_bytes or 0, min(tail, len(state.recent)))
     state.owes_answer = state.owes_answer or busy or bool(state.tools.open)
-    tail = int(_TAIL_MS * desk.plan.carrier.bytes_per_ms)
     state.unsent_bytes = max(state.turn_bytes or 0, tail)
+    if turns.caller_speaking:
+        bargein.hear_out(desk)
     for item in desk.ledger.items.values():
         desk.transcript.agent_heard(item, item.received_ms, cut=False)
     state.overheard = False

@@ -19,7 +19,7 @@ _STEP_MS = 20.0  # the least a watch moves on by
 def _owed(desk: Desk) -> bool:
     """The caller waits to hear something."""
     state, turns = desk.state, desk.turns
-    if not state.stream_id or turns.caller_speaking or state.ending is not None:
+    if not state.stream_id or turns.caller_speaking or state.voice or state.ending is not None:
         return False
     if turns.expecting or turns.asked is not None or turns.wish is not None or state.tools.open:
         return True
@@ -64,6 +64,8 @@ def on_dead_air(desk: Desk) -> None:
         return  # one is enough in mid-sentence
     state.fillers += 1
     desk.note("dead_air")
+    if state.model == "ready" and not state.tools.open:
+        desk.ask(do.ProbeModel())
     clips = [desk.tool_specs[call.name].filler for call in state.tools.open.values() if call.name in desk.tool_specs]
     for name in (*clips[:1], "filler"):
         if name and desk.play_clip(name):

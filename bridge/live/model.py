@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 _HEDGE_S: Final = 1.5
 _PING_S: Final = 5.0
+_PROBE_S: Final = 2.0
 _BUSY_S: Final = 1.0  # before a service is asked again that has too much to do and does not say for how long
 _GREETING_S: Final = 3.0  # an open socket whose service says nothing for this long is tried anew
 _CONFIRM_S: Final = 2.0  # a service that does not confirm its configuration is taken at its word after this
@@ -47,6 +48,7 @@ class ModelSocket(Protocol):
     def send(self, payload: bytes) -> None: ...
     def send_binary(self, payload: bytes) -> None: ...
     def keep_alive(self, *, every_s: float, within_s: float) -> None: ...
+    def probe(self, *, within_s: float) -> None: ...
     def close(self, code: int = 1000, reason: str = "") -> None: ...
 
 
@@ -150,6 +152,11 @@ class ModelLeg:
             session.send_audio(bytes(self._uplink))
             self._uplink.clear()
 
+    def probe(self) -> None:
+        """Is it still there? One that gives no sign of life is lost."""
+        if self._session is not None:
+            self._session.probe()
+
     def cleared(self) -> None:
         """Playback was cleared: what comes next has nothing to do with what came before."""
         if self._session is not None and self._session.down is not None:
@@ -177,6 +184,7 @@ class Session:
         self._formats: tuple[AudioFormat, AudioFormat] | None = None  # what the service hears and speaks
         self._expires_at: float | None = None  # Unix time
         self._sent = False  # since the last keepalive
+        self._heard_at = self._loop.time()
         self.up: CallerToModel | None = None
         self.down: ModelToCaller | None = None
         self.unknown = 0  # frames that meant nothing to us
@@ -240,6 +248,7 @@ class Session:
         """One frame of the service."""
         if self._closed:
             return
+        self._heard_at = self._loop.time()
         try:
             for fact in self._decoder.decode(payload) if is_text else self._decoder.decode_binary(payload):
                 self._take(fact)
@@ -365,6 +374,10 @@ class Session:
         if self._socket.waiting_bytes > _STALLED_BYTES:
             self._lost(RealtimeError("the service stopped reading", code="connection_lost"))
 
+    def probe(self) -> None:
+        if self._socket is not None:
+            self._socket.probe(within_s=_PROBE_S)
+
     def request(self, action: do.Action) -> None:
         if isinstance(action, do.RequestResponse) and action.instructions:
             # Instructions of a response replace the session's (OpenAI, response.create): the agent would forget itself.
@@ -407,6 +420,7 @@ class Session:
                 error.code,
                 "fatal" if cure == "fatal" else "rotate" if cure == "rotate" else "retry",
                 retry_after_s,
+                (self._loop.time() - self._heard_at) * 1000 if self._ready else 0.0,
             )
         )
 

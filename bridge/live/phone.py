@@ -16,6 +16,7 @@ from bridge.audio.formats import AudioFormat
 from bridge.audio.timeline import CallerTimeline
 from bridge.call import actions as do
 from bridge.call import events as ev
+from bridge.live.bystander import Bystander
 from bridge.live.driver import Driver
 from bridge.telephony import twilio
 
@@ -57,6 +58,7 @@ class PhoneLeg:
         self._decode = decode
         self._encoder = twilio.StreamEncoder(stream_id)
         self._timeline = CallerTimeline(audio, ordered=driver.plan.carrier.ordered_frames)
+        self._bystander = Bystander(driver, audio)
         self._bytes_per_ms = audio.bytes_per_ms
         self._silence = audio.silence
         self._loop = asyncio.get_running_loop()
@@ -88,7 +90,9 @@ class PhoneLeg:
             else:
                 audio = self._timeline.push(message.timestamp_ms, message.audio)
                 if audio:
-                    driver.deliver(ev.CallerSpoke(audio, len(audio) / self._bytes_per_ms))
+                    ms = len(audio) / self._bytes_per_ms
+                    driver.deliver(ev.CallerSpoke(audio, ms))
+                    self._bystander.hear(audio, ms)
         except Exception:
             driver.broke("a message of the carrier")
 

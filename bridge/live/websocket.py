@@ -84,6 +84,8 @@ class CallSocket:
         self._most_fragments = max(1024, max_bytes // _SMALLEST_FRAGMENT)
         self._alarm: asyncio.TimerHandle | None = None
         self._unanswered = False
+        self._probe: asyncio.TimerHandle | None = None
+        self._silent = False  # nothing came since the probe
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ------------------------------------------------------------ reading
@@ -92,7 +94,7 @@ class CallSocket:
         """Bytes from the transport."""
         if self._on_closed is None:
             return
-        self._unanswered = False
+        self._unanswered = self._silent = False
         if self._rest:
             self._rest += data
             if len(self._rest) < self._need:
@@ -267,6 +269,24 @@ class CallSocket:
             self._stop_alarm()
             self._alarm = loop.call_later(every_s, ping)
 
+    def probe(self, *, within_s: float) -> None:
+        """Ping now; give the peer up when nothing at all comes within that."""
+        if self._open and self._probe is None:
+            self._silent = True
+            self._wire.send_ping(os.urandom(4))
+            self._flush()
+            self._probe = asyncio.get_running_loop().call_later(within_s, self._look, _SECOND_LOOK_S)
+
+    def _look(self, again_s: float) -> None:
+        self._probe = None
+        if not self._silent:
+            return
+        if again_s:  # where this process stood still, the answer may lie unread
+            self._probe = asyncio.get_running_loop().call_later(again_s, self._look, 0.0)
+        else:
+            self._wire.fail(1011, "no answer to a ping")
+            self.abort()
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close; a peer that does not answer within a second is cut off. Closing twice is harmless."""
         if not self._open:
@@ -283,9 +303,10 @@ class CallSocket:
         self._finish()
 
     def _stop_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        for alarm in (self._alarm, self._probe):
+            if alarm is not None:
+                alarm.cancel()
+        self._alarm = self._probe = None
 
     def _finish(self) -> None:
         if self._on_closed is None:

@@ -238,7 +238,7 @@ def at(ms: float, *what: ev.Event | do.Action | Callable[[Playbook], None]) -> S
 
 
 _SOUND = (do.PlayAudio, do.PlaceMark, do.SendCallerAudio)
-_ASIDE = (do.Note, do.SendSilence)  # listed where they are the point
+_ASIDE = (do.Note, do.SendSilence, do.ProbeModel)  # listed where they are the point
 
 
 @dataclass

@@ -76,6 +76,7 @@ class FakeModel:
         self.then: Callable[[do.Action], None] = lambda action: None
         self.closed = 0
         self.clears = 0
+        self.probes = 0
 
     def _do(self, what: str) -> None:
         if what in self.faults:
@@ -95,6 +96,9 @@ class FakeModel:
 
     def cleared(self) -> None:
         self.clears += 1
+
+    def probe(self) -> None:
+        self.probes += 1
 
     def open(self, action: do.OpenModel) -> None:
         self._do("open")

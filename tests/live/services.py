@@ -47,6 +47,9 @@ class Socket:
     def keep_alive(self, *, every_s: float, within_s: float) -> None:
         self.pings += 1
 
+    def probe(self, *, within_s: float) -> None:
+        self.pings += 1
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         self.closed.append(code)
 
