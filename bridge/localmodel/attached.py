@@ -43,14 +43,14 @@ class Line(Protocol):
 
 
 class Attached:
-    """`on_event` is told ("client" or "server", event); recogniser None makes a session without ears."""
+    """`on_event` is told ("client" or "server", event)."""
 
     def __init__(
         self,
         session: Session,
         line: Line,
         *,
-        recogniser: Recogniser | None,
+        recogniser: Recogniser,
         detection: Detection = "best",
         on_event: Callable[[str, Event], None] | None = None,
     ) -> None:
@@ -196,7 +196,6 @@ class Attached:
         self._perform(self._session.advance(max(self._now(), self._session.deadline_ms)))
 
     async def _recognise(self, wanted: Recognise) -> None:
-        assert self._recogniser is not None, "a session without ears asks for no recognition"
         try:
             heard = await self._recogniser.recognise(whole_at_16k(wanted.audio, wanted.format), self._session.brain)
         except OSError as wrong:

@@ -36,6 +36,7 @@ LEAST_SWING_DB = 8.0  # between its louder and its softer parts: steadier sound 
 KEPT_BEFORE_MS = 220
 KEPT_AFTER_MS = 280
 GRAMMARS_KEPT = 16
+LONGEST_S = 15.0  # a worker that takes longer hangs
 WAITING_MOST = 64  # utterances in the worker's queue; more are answered as not understood
 
 log = structlog.get_logger()
@@ -47,6 +48,16 @@ class Recogniser(Protocol):
     async def recognise(self, pcm16k: bytes, brain: Brain) -> Heard: ...
 
     async def close(self) -> None: ...
+
+
+class NoEars:
+    """For a server that is to go without recognition although it could have it."""
+
+    async def recognise(self, pcm16k: bytes, brain: Brain) -> Heard:
+        return Heard(None, "", math.inf)
+
+    async def close(self) -> None:
+        pass
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -220,10 +231,19 @@ class WorkerRecogniser:
                 break
             await self.start()
             try:
-                return judge(*await self._ask(pcm16k, brain), brain)
-            except ConnectionError:
-                log.warning("recogniser died, starting another", starts=self.starts)
+                async with asyncio.timeout(LONGEST_S):
+                    return judge(*await self._ask(pcm16k, brain), brain)
+            except (ConnectionError, TimeoutError) as wrong:
+                log.warning("recogniser lost, starting another", starts=self.starts, error=str(wrong))
+                await self._bury()
         return Heard(None, "", math.inf)
+
+    async def _bury(self) -> None:
+        """Its end is known to everybody before another one starts."""
+        if self._process is not None and self._alive:
+            self._process.kill()
+        if self._reader is not None:
+            await asyncio.wait({self._reader})
 
     async def _ask(self, pcm16k: bytes, brain: Brain) -> tuple[str, float]:
         assert self._process is not None and self._process.stdin is not None, "start() made both"

@@ -19,7 +19,7 @@ MAX_SOUND_BYTES = 15 * 1024 * 1024  # of one event, as documented
 AUDIO_ITEMS_KEPT = 8  # callers' turns whose sound can still be retrieved
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Item:
     id: str
     type: str  # message, function_call, function_call_output

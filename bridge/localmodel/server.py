@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from aiohttp import WSMsgType, web
 from bridge.localmodel.attached import Attached, Line
 from bridge.localmodel.brain import Brain
 from bridge.localmodel.ear import Detection
-from bridge.localmodel.hearing import Recogniser, WorkerRecogniser
+from bridge.localmodel.hearing import NoEars, Recogniser, WorkerRecogniser
 from bridge.localmodel.outlet import envelope
 from bridge.localmodel.script import Script, Scripts
 from bridge.localmodel.session import Session
@@ -33,7 +34,8 @@ Watch = Callable[[int, str, Event], None]
 
 
 class LocalModel:
-    """`brains` by model name; the first is the default. `recogniser` and `speech` are what the extra `local` gives.
+    """`brains` by model name; the first is the default. `recogniser` and `speech` are what the extra `local` gives,
+    where none is given; a recogniser that is given is closed by who gave it, `NoEars()` goes without.
 
     `script` is a file, a dict or a `Scripts` (see `script`); `api_key` None welcomes everybody. `on_event` is told
     (number of the connection, "client" or "server", event). `detection` "energy" spares the processor under load.
@@ -53,6 +55,7 @@ class LocalModel:
         self._brains = dict(brains) if brains else {"local": Brain.default()}
         self._scripts = _scripts(script)
         self._api_key = api_key
+        self._own_recogniser = recogniser is None
         self._recogniser = recogniser if recogniser is not None else _installed_recogniser()
         self._mouth = Mouth(speech if speech is not None else make_voice())
         self._on_event = on_event
@@ -84,13 +87,13 @@ class LocalModel:
         return self.port
 
     async def stop(self) -> None:
-        """Closes every session, the listener, and the recogniser's process. Stopping twice is harmless."""
+        """Closes every session, the listener, and the recogniser unless it was given. Stopping twice is harmless."""
         goodbyes = [socket.close(code=1001, message=b"the local model is stopping") for socket in self._open]
         await asyncio.gather(*goodbyes, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-        if self._recogniser is not None:
+        if self._own_recogniser:
             await self._recogniser.close()
 
     async def __aenter__(self) -> Self:
@@ -161,7 +164,7 @@ class LocalModel:
             tag=f"{number:04d}",
             script=script,
             dialect="beta" if _asks_for_beta(headers) else "ga",
-            hears=self._recogniser is not None,
+            hears=not isinstance(self._recogniser, NoEars),
             brains=self._brains.get,
         )
         watch = self._on_event
@@ -266,9 +269,5 @@ def _scripts(script: Scripts | Mapping[str, Any] | Path | None) -> Scripts:
             return Scripts.from_dict(described)
 
 
-def _installed_recogniser() -> Recogniser | None:
-    try:
-        import pocketsphinx  # noqa: F401  (only whether it is there)
-    except ImportError:
-        return None
-    return WorkerRecogniser()
+def _installed_recogniser() -> Recogniser:
+    return WorkerRecogniser() if importlib.util.find_spec("pocketsphinx") is not None else NoEars()

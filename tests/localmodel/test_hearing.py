@@ -123,6 +123,27 @@ async def test_the_worker_answers_several_at_once_and_ends_when_closed(brain: Br
     assert (await recogniser.recognise(b"", brain)).intent is None
 
 
+async def test_a_worker_that_hangs_is_replaced(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    recogniser = WorkerRecogniser()
+    await recogniser.start()
+    assert recogniser.pid is not None
+    os.kill(recogniser.pid, signal.SIGSTOP)
+    monkeypatch.setattr("bridge.localmodel.hearing.LONGEST_S", 0.01)
+    assert (await recogniser.recognise(spoken("goodbye"), brain)).intent is None
+    monkeypatch.undo()
+    assert (await recogniser.recognise(spoken("goodbye"), brain)).intent == "goodbye"
+    await recogniser.close()
+
+
+async def test_more_than_it_can_hold_is_not_understood(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    recogniser = WorkerRecogniser()
+    monkeypatch.setattr("bridge.localmodel.hearing.WAITING_MOST", 1)
+    await recogniser.start()
+    heard = await asyncio.gather(*(recogniser.recognise(spoken("goodbye"), brain) for _ in range(2)))
+    assert [one.intent for one in heard] == ["goodbye", None]
+    await recogniser.close()
+
+
 async def test_a_worker_that_dies_is_replaced_and_the_utterance_is_not_lost(brain: Brain) -> None:
     recogniser = WorkerRecogniser()
     await recogniser.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from bridge.audio.formats import MULAW_8K
 from bridge.localmodel.brain import Brain
+from bridge.localmodel.hearing import NoEars
 from bridge.localmodel.server import LocalModel
-from bridge.localmodel.speech import EspeakVoice, encode
+from bridge.localmodel.speech import EspeakVoice, PackagedVoice, encode
 from bridge.sim import virtual
 from tests.localmodel.client import Client, connected, model
 from tests.localmodel.stage import b64, error, every, only, said
@@ -66,7 +68,7 @@ async def test_subprotocols_are_answered(offered: tuple[str, ...], chosen: str |
 async def test_the_address_chooses_the_brain(query: str, greeting: str) -> None:
     names = ("first", "second")
     brains = {name: Brain.from_dict({"name": name, "greeting": f"I am {name}."}, source="test") for name in names}
-    async with LocalModel(brains, recogniser=None) as server, connected(server, query=query) as client:
+    async with LocalModel(brains, recogniser=NoEars()) as server, connected(server, query=query) as client:
         await client.send("response.create")
         await client.read_until("response.done")
     assert said(client.events) == greeting
@@ -139,7 +141,7 @@ def test_two_runs_on_a_virtual_clock_are_the_same_to_the_byte() -> None:
     async def main() -> list[tuple[float, str | bytes]]:
         loop = asyncio.get_running_loop()
         frames: list[tuple[float, str | bytes]] = []
-        server = LocalModel({"shop": Brain.default()}, recogniser=None, detection="energy")
+        server = LocalModel({"shop": Brain.default()}, recogniser=NoEars(), detection="energy")
         attached = server.attach(lambda frame: frames.append((loop.time(), frame)))
         attached.receive('{"type":"response.create"}')
         await asyncio.sleep(3)
@@ -150,16 +152,32 @@ def test_two_runs_on_a_virtual_clock_are_the_same_to_the_byte() -> None:
     assert virtual.run(main()) == virtual.run(main())
 
 
-async def speak(client: Client, text: str, *, silence_ms: int = 1200, interrupt: bool = False) -> float:
-    """Says it in real time as a telephone would, and hushes; returns when the words ended."""
+def test_without_extras_it_answers_line_by_line_in_the_packaged_voice() -> None:
+    async def main() -> Client:
+        server = LocalModel(recogniser=NoEars(), speech=PackagedVoice(), detection="energy")
+        async with server, connected(server, query="") as client:
+            for sound in [b"\0\0"] * 30 + [b"\x00\x40\x00\xc0"] * 30 + [b"\0\0"] * 60:
+                await client.send("input_audio_buffer.append", audio=b64((sound * 480)[:960]))
+            await client.read_until("response.done")
+        return client
+
+    client = virtual.run(main())
+    assert said(client.events).startswith("We are open from nine")
+    assert audio_ms_of(client) > 4000
+
+
+def audio_ms_of(client: Client) -> float:
+    deltas = every(client.events, "response.output_audio.delta")
+    return sum(len(base64.b64decode(delta["delta"])) for delta in deltas) / 48
+
+
+async def speak(client: Client, text: str, *, silence_ms: int = 1200) -> None:
+    """Says it in real time as a telephone would, and hushes."""
     sound = encode(EspeakVoice().say(text, voice="en-us").pcm, MULAW_8K) + b"\xff" * 8 * silence_ms
-    began, words_end = client.now_ms, len(sound) / 8 - silence_ms
+    began = client.now_ms
     for at in range(0, len(sound), 160):
         await client.send("input_audio_buffer.append", audio=b64(sound[at : at + 160].ljust(160, b"\xff")))
         await asyncio.sleep(max(began + (at + 160) / 8 - client.now_ms, 0) / 1000)
-        if interrupt and "response.done" in client.types():
-            break
-    return began + words_end
 
 
 async def test_a_spoken_conversation_with_an_interruption() -> None:
