@@ -26,7 +26,7 @@ _MOST_WAITING_MS = 180_000.0
 _MOST_ITEMS = 64
 
 
-class Item(msgspec.Struct):
+class Item(msgspec.Struct, gc=False):
     """One item of the model's speech. `foreign`: of a session that is gone, so it must never be truncated."""
 
     item_id: str
@@ -39,7 +39,7 @@ class Item(msgspec.Struct):
     foreign: bool = False
 
 
-class _Piece(msgspec.Struct):
+class _Piece(msgspec.Struct, gc=False):
     """Audio not yet sent. `item_id` is empty for clips of ours."""
 
     item_id: str
@@ -47,7 +47,7 @@ class _Piece(msgspec.Struct):
     taken: int = 0  # bytes already sent
 
 
-class _Slice(msgspec.Struct):
+class _Slice(msgspec.Struct, gc=False):
     """Audio sent and not yet surely heard: its place in this epoch."""
 
     item_id: str

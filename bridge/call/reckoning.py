@@ -16,8 +16,6 @@ behind is believed, and one that falls silent stops the ear at its last word. On
 
 from __future__ import annotations
 
-from statistics import median
-
 import msgspec
 
 _SAMPLES = 7  # how many round trips, offsets and lags are remembered
@@ -33,14 +31,14 @@ _FIRST_PROBES = 5  # spread over the first moments of the stream, while nothing 
 _FIRST_PROBE_EVERY_MS = 120.0
 
 
-class Mark(msgspec.Struct):
+class Mark(msgspec.Struct, gc=False):
     name: str
     position_ms: float
     sent_at: float
     probe: bool  # placed into an empty buffer: measures the round trip
 
 
-class Stretch(msgspec.Struct):
+class Stretch(msgspec.Struct, gc=False):
     """Audio played in one go: it was sent into an empty buffer, at this position, with this offset."""
 
     begin_ms: float
@@ -117,16 +115,17 @@ class Reckoning(msgspec.Struct):
     def returned(self, name: str, now: float) -> bool:
         """A mark came back. False: not one of this epoch, or a repeat; it says nothing."""
         marks = self.marks
-        index = next((i for i, mark in enumerate(marks) if mark.name == name), None)
-        if index is None:
+        for index, mark in enumerate(marks):
+            if mark.name == name:
+                break
+        else:
             return False
-        mark = marks[index]
         del marks[: index + 1]  # marks return in order; an older one that was lost will not come any more
         self.trusted = True
         self.acknowledged_ms = max(self.acknowledged_ms, mark.position_ms)
         if mark.probe:
             _remember(self.round_trips, now - mark.sent_at)
-            self.round_trip_ms = median(self.round_trips)
+            self.round_trip_ms = _middle(self.round_trips)
             self.slack_ms = max(_SLACK_MS, max(self.round_trips) - min(self.round_trips))
         elif self.round_trips:
             self._learn(mark.position_ms, now - self.round_trip_ms - mark.position_ms)
@@ -138,7 +137,7 @@ class Reckoning(msgspec.Struct):
             return
         if position_ms <= stretch.begin_ms + _LAG_TOLD_MS:
             _remember(self.lags, max(0.0, offset - stretch.offset))
-            self.lag_ms = median(self.lags)
+            self.lag_ms = _middle(self.lags)
         if stretch is not self.stretches[-1]:
             if not self.offsets:  # nothing better is known of the newest
                 self.offset = self.stretches[-1].offset + self.lag_ms
@@ -146,10 +145,12 @@ class Reckoning(msgspec.Struct):
         self.offsets = [known for known in self.offsets[1 - _SAMPLES :] if abs(known - offset) <= _AGREE_MS]
         self.offsets.append(offset)
         if len(self.offsets) >= 2 or not self.lags:  # what this carrier usually does is better than a single mark
-            self.offset = median(self.offsets)
+            self.offset = _middle(self.offsets)
 
     def doubt(self, now: float) -> None:
         """Marks that stay out for very long will not come: go by the clock."""
+        if now - self.marks[0].sent_at < _MARKS_LOST_MS:
+            return
         if self.trusted and self.offset is not None and (late := self._out()) is not None:
             trip = self.round_trip_ms if self.round_trips else _UNKNOWN_TRIP_MS
             if now > late.position_ms + self.offset + trip + _MARKS_LOST_MS:
@@ -211,6 +212,13 @@ class Reckoning(msgspec.Struct):
         self.lag_ms, self.round_trip_ms, self.slack_ms = 0.0, 0.0, _SLACK_MS
         self.probes, self.probed_at = 0, -1e12
         self.trusted = True
+
+
+def _middle(samples: list[float]) -> float:
+    """Their median."""
+    ranked = sorted(samples)
+    half = len(ranked) // 2
+    return ranked[half] if len(ranked) % 2 else (ranked[half - 1] + ranked[half]) / 2
 
 
 def _remember(samples: list[float], value: float) -> None:

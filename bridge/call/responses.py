@@ -17,9 +17,7 @@ _ASK_AGAIN_MS = 500.0
 def grant(desk: Desk) -> None:
     """Ask for the response that is wished for, if the floor is free."""
     turns = desk.turns
-    if turns.wish is None or desk.state.model != "ready":
-        return
-    wish = turns.grant()
+    wish = turns.grant() if desk.state.model == "ready" else None
     if wish is None:
         return
     desk.ask(do.RequestResponse(wish.instructions))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-_REMEMBERED = 32  # ids of responses kept per list; a service has two or three on its mind
+_REMEMBERED = 16  # ids of responses kept per list; a service has two or three on its mind
 
 
 class Wish(msgspec.Struct, frozen=True):
