@@ -67,23 +67,28 @@ def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="The interface to listen on.", show_default=False)] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on.", show_default=False)] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that share the port, each with its own event loop.", show_default=False),
+    ] = None,
     loop: Annotated[str, typer.Option(help="auto, uvloop or asyncio.")] = "auto",
 ) -> None:
     """Answer calls. With no configuration: port 8080, the sample agents, the model on this machine."""
     from bridge import log
     from bridge.settings import load
 
-    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = load(config=config, given=given)
+    asked = (("host", host), ("port", port), ("workers", workers))
+    settings = load(config=config, given={name: value for name, value in asked if value is not None})
     log.configure(settings.log, secrets=settings.all_secrets())
-    run(_serve(settings), loop=loop)
+    run(_serve(settings, loop), loop=loop)
 
 
-async def _serve(settings: Any) -> None:
+async def _serve(settings: Any, loop: str) -> None:
     from bridge.web.service import Service
     from bridge.web.welcome import welcome
+    from bridge.web.workers import Workers
 
-    service = Service(settings)
+    service = Service(settings) if settings.workers == 1 else Workers(settings, loop=loop)
     try:
         await service.start()
     except OSError as error:
@@ -92,6 +97,14 @@ async def _serve(settings: Any) -> None:
         raise ConfigError([f"cannot listen on {where}: {error.strerror}. Free it or set BRIDGE_PORT"]) from None
     welcome(console, settings, service.port, service.directory)
     await service.run()
+
+
+@app.command(hidden=True)
+def worker(loop: Annotated[str, typer.Option(help="auto, uvloop or asyncio.")] = "auto") -> None:
+    """One of several processes of `serve`; only `serve` itself can start it."""
+    from bridge.web import workers
+
+    run(workers.work(workers.assignment()), loop=loop)
 
 
 @app.command()
@@ -210,3 +223,34 @@ def check(config: ConfigOption = None) -> None:
 
     settings = load(config=config)
     summary(console, settings, Directory(settings))
+
+
+@app.command()
+def simulate(
+    files: Annotated[list[Path], typer.Argument(help="Scenario files, or folders of them.", show_default=False)],
+    clock: Annotated[str, typer.Option(help="virtual: in process, repeatable; real: over sockets.")] = "virtual",
+    calls: Annotated[int, typer.Option(min=1, max=1000, help="Calls of each scenario at once.")] = 1,
+    report: Annotated[str | None, typer.Option(help="html, json or junit.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The report's file; else calls.html, .json, .xml.")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(help="A folder for each call's timeline.", show_default=False)
+    ] = None,
+    update_golden: Annotated[bool, typer.Option(help="Renew the golden timelines instead of comparing.")] = False,
+    against: Annotated[str, typer.Option(help="wss://host/path of any media-stream server.", show_default=False)] = "",
+) -> None:
+    """Call the service as scenarios say, and judge what happened (exit code 1 if anything was not as expected)."""
+    from bridge.rehearsal.simulate import simulate as run_all
+
+    raise SystemExit(
+        run_all(
+            files,
+            console,
+            clock=clock,
+            calls=calls,
+            report=report,
+            out=out,
+            timeline=timeline,
+            update_golden=update_golden,
+            against=against,
+        )
+    )

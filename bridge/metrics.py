@@ -7,10 +7,16 @@ audio are not watched: `watch` belongs into the driver's list of observers that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, values
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from bridge.call import actions as do
 from bridge.call import events as ev
@@ -33,16 +39,18 @@ class _Watched:
 
 
 class Metrics:
-    """Everything `/metrics` shows."""
+    """Everything `/metrics` shows: of this process, or with a `folder` of all workers who count in it."""
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self) -> None:
+    def __init__(self, *, folder: Path | None = None, worker: int = 0) -> None:
         self.registry = CollectorRegistry()
+        self._shown = self.registry
+        if folder is not None:
+            self._shown = _shared(folder, worker)
         self._calls: dict[str, _Watched] = {}  # by our own call id
         self._note_kinds: set[str] = set()
         agent, reg = ("agent",), self.registry
-        self._active = Gauge("bridge_calls_active", "Calls at this moment", registry=reg)
         self._begun = Counter("bridge_calls", "Calls begun", agent, registry=reg)
         self._ended = Counter("bridge_calls_ended", "Calls ended, by reason", ("agent", "reason"), registry=reg)
         self._refused = Counter("bridge_calls_refused", "Calls not taken, by reason", ("why",), registry=reg)
@@ -133,7 +141,7 @@ class Metrics:
 
     def follow(self, active_calls: Callable[[], int]) -> None:
         """Where the number of calls is read when somebody asks for it."""
-        self._active.set_function(active_calls)
+        self._shown.register(_Active(active_calls))
 
     def call_refused(self, why: str) -> None:
         self._refused.labels(why).inc()
@@ -146,4 +154,27 @@ class Metrics:
 
     def text(self) -> bytes:
         """In Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self._shown)
+
+
+class _Active(Collector):
+    """Read when somebody asks, and not added up: whoever is asked knows the calls of all workers."""
+
+    def __init__(self, calls: Callable[[], int]) -> None:
+        self._calls = calls
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("bridge_calls_active", "Calls at this moment", value=self._calls())
+
+
+def _shared(folder: Path, worker: int) -> CollectorRegistry:
+    """From now on this process counts in files of `folder`; the registry adds up those of all workers.
+
+    A file belongs to the worker's number, not to its process: who takes the place of a dead one counts on from there,
+    so that no sum ever falls.
+    """
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    values.ValueClass = values.MultiProcessValue(lambda: worker)  # type: ignore[no-untyped-call]  # a library's
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]  # likewise
+    return registry

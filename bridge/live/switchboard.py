@@ -21,6 +21,7 @@ from bridge.errors import EndReason, UsageError
 from bridge.live import connect
 from bridge.live.driver import Driver, Outside, Watcher
 from bridge.live.model import Dial, ModelLeg
+from bridge.live.places import Places
 from bridge.settings.plans import Directory, IncomingCall
 
 log = structlog.get_logger()
@@ -60,14 +61,18 @@ Watchers = Callable[[Driver], tuple[Sequence[Watcher], Sequence[Watcher]]]
 
 
 class Switchboard:
-    """`watchers` gives a new call's observers: of all facts but frames, and of every fact."""
+    """`watchers` gives a new call's observers: of all facts but frames, and of every fact.
+
+    `token_prefix` stands before every token: the number of the worker that made it, where there are several.
+    """
 
     def __init__(
         self,
         directory: Directory,
         services: Outside,
         *,
-        max_calls: int,
+        places: Places,
+        token_prefix: str = "",
         token_s: float = 60.0,
         watchers: Watchers | None = None,
         ended: Callable[[Driver, EndReason], None] | None = None,
@@ -75,7 +80,8 @@ class Switchboard:
     ) -> None:
         self._directory = directory
         self._services = services
-        self._max_calls = max_calls
+        self._places = places
+        self._token_prefix = token_prefix
         self._token_s = token_s
         self._watchers = watchers
         self._ended = ended
@@ -94,7 +100,7 @@ class Switchboard:
 
     @property
     def full(self) -> bool:
-        return len(self._lines) >= self._max_calls
+        return self._places.full
 
     @property
     def active_calls(self) -> int:
@@ -116,6 +122,8 @@ class Switchboard:
         except UsageError as error:
             log.error("no_plan", carrier_call_id=incoming.carrier_call_id, why=str(error))
             return Refused("misconfigured")
+        if not self._places.take():
+            return Refused("full")  # another worker was faster
         driver = Driver(plan, outside=self._services)
         if self._watchers is not None:
             driver.watch(*self._watchers(driver))
@@ -131,7 +139,7 @@ class Switchboard:
         return Expected(plan.call_id, line.token)
 
     def _new_token(self, line: _Line) -> None:
-        line.token = secrets.token_urlsafe(24)
+        line.token = self._token_prefix + secrets.token_urlsafe(24)
         line.token_until = self._now + self._token_s
 
     @property
@@ -157,6 +165,7 @@ class Switchboard:
 
     def _gone(self, line: _Line, task: asyncio.Task[EndReason]) -> None:
         self._lines.pop(line.carrier_call_id, None)
+        self._places.leave()
         if not self._lines:
             self._empty.set()
         if not task.cancelled() and (error := task.exception()) is not None:

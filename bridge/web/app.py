@@ -7,7 +7,7 @@ that a slow client has one deadline (`listen.py`) and never a second request to 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from aiohttp import hdrs, web
@@ -16,11 +16,13 @@ from bridge.live.switchboard import Expected, Refused
 from bridge.metrics import Metrics
 from bridge.settings import IncomingCall, Settings
 from bridge.telephony.signature import Validator
+from bridge.web.colleagues import Colleagues
 from bridge.web.origin import is_this_machine
 from bridge.web.webhooks import TwilioDoor
 
 log = structlog.get_logger()
 
+DOOR: Final = web.AppKey("door", TwilioDoor)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -52,6 +54,7 @@ def make_app(
     metrics: Metrics | None = None,
     public_url: str = "",
     transfer_target: Callable[[str], str] = lambda carrier_call_id: "",
+    colleagues: Colleagues | None = None,
 ) -> web.Application:
     """The application. `media` takes GET /twilio/media; `public_url` stands in for the settings' own where the port
     was chosen late.
@@ -59,7 +62,12 @@ def make_app(
     `transfer_target` says whom a call whose stream ended is to be connected to, by the carrier's id; nobody hangs up.
     """
     metrics = metrics or Metrics()
-    metrics.follow(lambda: switchboard.active_calls)
+    places = None if colleagues is None else colleagues.places
+
+    def active_calls() -> int:
+        return switchboard.active_calls if places is None else places.taken
+
+    metrics.follow(active_calls)
     door = TwilioDoor(
         settings,
         switchboard,
@@ -67,6 +75,7 @@ def make_app(
         base_url=public_url or settings.base_url,
         metrics=metrics,
         transfer_target=transfer_target,
+        colleagues=colleagues,
     )
 
     async def readyz(request: web.Request) -> web.Response:
@@ -74,7 +83,7 @@ def make_app(
             return web.json_response({"status": "draining"}, status=503)
         if switchboard.full:
             return web.json_response({"status": "full"}, status=503)
-        return web.json_response({"status": "ready", "calls": switchboard.active_calls})
+        return web.json_response({"status": "ready", "calls": active_calls()})
 
     async def healthz(request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
@@ -86,6 +95,7 @@ def make_app(
 
     app = web.Application(middlewares=[_one_request], client_max_size=settings.limits.body_bytes)
     app.on_response_prepare.append(_headers)
+    app[DOOR] = door
     app.add_routes(
         [
             web.post("/twilio/voice", door.voice),

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import socket as sockets
 from collections import Counter
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 
 import structlog
 from aiohttp import web
@@ -36,7 +37,15 @@ _PING_S: Final = 10.0
 _PONG_S: Final = 5.0
 _TOKEN: Final = "token"
 _POLICY: Final = 1008
+_GOING_AWAY: Final = 1001
 _MOST_BEFORE_START: Final = 10  # messages
+
+
+class Colleagues(Protocol):
+    """The other workers, where there are any: a stream may belong to a call of theirs."""
+
+    def worker_of(self, token: str) -> int | None: ...
+    async def hand_over(self, worker: int, descriptor: int, *, ip: str, said: bytes) -> bool: ...
 
 
 class MediaDoor:
@@ -51,6 +60,7 @@ class MediaDoor:
         start_s: float = 5.0,
         pre_start: int = 200,
         pre_start_per_ip: int = 10,
+        colleagues: Colleagues | None = None,
     ) -> None:
         self._switchboard = switchboard
         self._validator = validator
@@ -58,6 +68,8 @@ class MediaDoor:
         self._most = pre_start
         self._most_per_ip = pre_start_per_ip
         self._waiting: Counter[str] = Counter()
+        self.streams: set[_Stream] = set()
+        self.colleagues = colleagues
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """GET /twilio/media."""
@@ -83,10 +95,25 @@ class MediaDoor:
         if transport is None:  # the peer has left meanwhile
             self.waits_no_more(ip)
             return upgrade
-        stream = _Stream(self, transport, ip)
-        upgrade.attach(stream.socket)
+        stream = _Stream(self, transport, ip, keep=self.colleagues is not None)
+        upgrade.attach(stream)
         await stream.socket.closed
         return upgrade
+
+    async def adopt(self, connection: sockets.socket, ip: str, said: bytes) -> None:
+        """A stream that another worker accepted, with all it has said since the handshake."""
+        self._waiting[ip] += 1
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(lambda: _Adopted(self, ip, said), connection)
+        except OSError:
+            self.waits_no_more(ip)
+            connection.close()
+
+    def close(self) -> None:
+        """The house closes: whoever is still here is sent away. Closing twice is harmless."""
+        for stream in list(self.streams):
+            stream.socket.close(_GOING_AWAY)
 
     # ------------------------------------------------------------ one stream
 
@@ -117,9 +144,11 @@ class MediaDoor:
 class _Stream:
     """One media socket, from the upgrade to its end."""
 
-    def __init__(self, door: MediaDoor, transport: asyncio.Transport, ip: str) -> None:
+    def __init__(self, door: MediaDoor, transport: asyncio.Transport, ip: str, *, keep: bool = False) -> None:
         self._door = door
+        self._transport = transport
         self._ip = ip
+        self.said: list[bytes] | None = [] if keep else None  # all that came, while the stream may be another worker's
         self._leg: PhoneLeg | None = None
         self._proven = False
         self._messages = 0
@@ -131,6 +160,7 @@ class _Stream:
             on_closed=self._closed,
         )
         self._alarm = asyncio.get_running_loop().call_later(door.start_s, self._refuse, "no start in time")
+        door.streams.add(self)
 
     def _introduce(self, payload: bytes, is_text: bool) -> None:
         """Messages before the stream has proven itself: connected, then start. Unknown events may come between."""
@@ -145,6 +175,13 @@ class _Stream:
                 self._refuse("the stream did not begin with start")
 
     def _start(self, start: twilio.Start) -> None:
+        colleagues = self._door.colleagues
+        if colleagues is not None and self.said is not None:
+            worker = colleagues.worker_of(start.parameters.get(_TOKEN, ""))
+            if worker is not None:
+                self._hand_over(colleagues, worker)
+                return
+            self.said = None
         found = self._door.admit(start, self.socket)
         if isinstance(found, str):
             self._refuse(found)
@@ -153,6 +190,24 @@ class _Stream:
         self._leg = found
         self.socket.on_message = found.receive
         self.socket.keep_alive(every_s=_PING_S, within_s=_PONG_S)
+
+    def _hand_over(self, colleagues: Colleagues, worker: int) -> None:
+        """The call is another worker's: it gets the connection, and all that was said on it."""
+        assert self.said is not None, "what may be handed over is kept"
+        self._transport.pause_reading()
+        self._prove()  # it waits for nothing here any more
+        self.socket.on_message = lambda payload, is_text: None  # what follows in this read is kept as well
+        said = self.said
+        descriptor: int = self._transport.get_extra_info("socket").fileno()
+
+        async def give() -> None:
+            given = await colleagues.hand_over(worker, descriptor, ip=self._ip, said=b"".join(said))
+            if given:
+                self.socket.abort()  # closes our copy of the descriptor, and nothing on the wire
+            else:
+                self._refuse("the worker of this call is gone")
+
+        self._handing_over = asyncio.create_task(give(), name="hand over")
 
     def _refuse(self, why: str) -> None:
         log.warning("media_stream_refused", why=why)
@@ -165,6 +220,7 @@ class _Stream:
             self._door.waits_no_more(self._ip)
 
     def _closed(self, code: int, reason: str) -> None:
+        self._door.streams.discard(self)
         self._prove()
         if self._leg is not None:
             self._leg.socket_closed(code, reason)
@@ -191,10 +247,10 @@ class _Upgrade(web.StreamResponse):
         """Where the answer went; None when that connection is gone."""
         return self._connection.transport  # type: ignore[no-any-return]  # aiohttp leaves it untyped here
 
-    def attach(self, socket: CallSocket) -> None:
-        """From now on aiohttp's connection feeds the socket; what came with the handshake comes first."""
+    def attach(self, stream: _Stream) -> None:
+        """From now on aiohttp's connection feeds the stream; what came with the handshake comes first."""
         self._connection.keep_alive(False)
-        self._connection.set_parser(_Feed(socket))
+        self._connection.set_parser(_Feed(stream))
 
     async def write_eof(self, data: bytes = b"") -> None:
         """The socket has said all there was to say."""
@@ -204,15 +260,41 @@ class _Upgrade(web.StreamResponse):
 class _Feed:
     """What aiohttp calls a payload parser."""
 
-    def __init__(self, socket: CallSocket) -> None:
-        self._socket = socket
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+        self._socket = stream.socket
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        if self._stream.said is not None:
+            self._stream.said.append(data)
         self._socket.feed(data)
         return False, b""
 
     def feed_eof(self) -> None:
         self._socket.feed_end()
+
+
+class _Adopted(asyncio.Protocol):
+    """The connection of a stream that another worker accepted."""
+
+    def __init__(self, door: MediaDoor, ip: str, said: bytes) -> None:
+        self._door = door
+        self._ip = ip
+        self._said = said
+        self._socket: CallSocket | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket = _Stream(self._door, cast(asyncio.Transport, transport), self._ip).socket
+        self._socket.feed(self._said)
+        self._said = b""
+
+    def data_received(self, data: bytes) -> None:
+        assert self._socket is not None, "a connection is made before it says anything"
+        self._socket.feed(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._socket is not None:
+            self._socket.feed_end()
 
 
 def _asks_for_websocket(request: web.Request) -> bool:

@@ -22,20 +22,33 @@ from bridge.live.carrier import CallServices, HttpClient, RestClient
 from bridge.live.companion import Companion
 from bridge.live.driver import Driver, Watcher
 from bridge.live.model import Dial
+from bridge.live.places import Places
 from bridge.live.switchboard import Switchboard
 from bridge.metrics import Metrics
 from bridge.settings import Directory, Settings
 from bridge.telephony.rest import Account
 from bridge.tools.toolbox import Toolbox
-from bridge.web.app import make_app, validator_for
+from bridge.web.app import DOOR, make_app, validator_for
+from bridge.web.colleagues import Colleagues
 from bridge.web.listen import Listener
 from bridge.web.media import MediaDoor
+from bridge.web.webhooks import TwilioDoor
 
 log = structlog.get_logger()
 
 
+class _Office:
+    """What this process does for its colleagues."""
+
+    def __init__(self, switchboard: Switchboard, webhooks: TwilioDoor, media: MediaDoor) -> None:
+        self.announced = webhooks.announced
+        self.ended = switchboard.ended_by_status
+        self.transfer_target = switchboard.handed_on_to
+        self.adopt = media.adopt
+
+
 class Service:
-    """One process of the service.
+    """One process of the service; with `colleagues` it is one of several that share a port.
 
     `observe` gives a new call further observers; `dial` and `client` stand in for the network to model and carrier.
     """
@@ -49,15 +62,21 @@ class Service:
         toolbox: Toolbox | None = None,
         dial: Dial = connect.dial,
         client: HttpClient | None = None,
+        colleagues: Colleagues | None = None,
     ) -> None:
         self.settings = settings
         self.directory = Directory(settings)
-        self.metrics = Metrics()
+        self._colleagues = colleagues
+        if colleagues is None:
+            self.metrics = Metrics()
+        else:
+            self.metrics = Metrics(folder=colleagues.metrics_folder, worker=colleagues.worker)
         self._observe = observe
         self._ended = ended
         self._companion: Companion | None = None
         self._rest = RestClient()
         self._listener: Listener | None = None
+        self._door: MediaDoor | None = None
         limits = settings.limits
         self.switchboard = Switchboard(
             self.directory,
@@ -67,7 +86,8 @@ class Service:
                 toolbox=toolbox or Toolbox(),
                 transfer_caller_id=settings.twilio.transfer_caller_id,
             ),
-            max_calls=limits.max_calls,
+            places=Places(limits.max_calls) if colleagues is None else colleagues.places,
+            token_prefix="" if colleagues is None else colleagues.token_prefix,
             token_s=limits.token_s,
             watchers=self._watchers,
             ended=self._call_ended,
@@ -93,15 +113,16 @@ class Service:
         if model_url:
             self.directory.local_model_at(model_url)
         elif self.directory.needs_local_model:
-            self._companion = Companion()
+            self._companion = Companion(["--config", str(self.settings.config)])
             self.directory.local_model_at(await self._companion.start(port=self.settings.local_model.port))
         limits = self.settings.limits
-        door = MediaDoor(
+        self._door = door = MediaDoor(
             self.switchboard,
             validator_for(self.settings, public_url=public_url),
             start_s=limits.start_s,
             pre_start=limits.pre_start,
             pre_start_per_ip=limits.pre_start_per_ip,
+            colleagues=self._colleagues,
         )
         app = make_app(
             self.settings,
@@ -110,7 +131,10 @@ class Service:
             metrics=self.metrics,
             public_url=public_url,
             transfer_target=self.switchboard.handed_on_to,
+            colleagues=self._colleagues,
         )
+        if self._colleagues is not None:
+            await self._colleagues.start(_Office(self.switchboard, app[DOOR], door))
         self._listener = Listener(app, self.settings)
         await self._listener.start(sock=sock, reuse_port=reuse_port)
         _settle_collector()
@@ -123,8 +147,12 @@ class Service:
     async def stop(self, *, grace_s: float | None = None) -> None:
         """Drain, then close everything. Stopping twice is harmless."""
         await self.switchboard.drain(self.settings.limits.drain_s if grace_s is None else grace_s)
+        if self._door is not None:
+            self._door.close()
         if self._listener is not None:
             await self._listener.close()
+        if self._colleagues is not None:
+            await self._colleagues.stop()
         if self._companion is not None:
             await self._companion.stop()
         await self._rest.close()

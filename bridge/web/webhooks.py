@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qsl
 
 import structlog
@@ -37,6 +37,14 @@ _OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"
 _TOLD: Final = ("CallerName", "ForwardedFrom", "StirVerstat", "CallerCity", "CallerState", "CallerCountry")
 
 
+class Colleagues(Protocol):
+    """The other workers, where there are any: a call may be one of theirs."""
+
+    async def announce(self, carrier_call_id: str, fields: Mapping[str, str]) -> str | None: ...
+    async def ended(self, carrier_call_id: str, status: str) -> None: ...
+    async def transfer_target(self, carrier_call_id: str) -> str: ...
+
+
 class TwilioDoor:
     """The four webhooks. A call announced again gets the same answer, word for word, and no second effect."""
 
@@ -49,6 +57,7 @@ class TwilioDoor:
         base_url: str,
         metrics: Metrics,
         transfer_target: Callable[[str], str],
+        colleagues: Colleagues | None = None,
     ) -> None:
         self._settings = settings
         self._switchboard = switchboard
@@ -56,6 +65,7 @@ class TwilioDoor:
         self._base_url = base_url.rstrip("/")
         self._metrics = metrics
         self._transfer_target = transfer_target
+        self._colleagues = colleagues
         self._answers: OrderedDict[str, str] = OrderedDict()  # by CallSid
 
     # ------------------------------------------------------------ the four addresses
@@ -64,22 +74,30 @@ class TwilioDoor:
         """A call arrives."""
         fields = await self._proven(request)
         call_sid = _id(fields, "CallSid")
+        answer = None if self._colleagues is None else await self._colleagues.announce(call_sid, fields)
+        return _twiml(self.announced(fields) if answer is None else answer)
+
+    def announced(self, fields: Mapping[str, str]) -> str:
+        """The document for a call of this worker's."""
+        call_sid = _id(fields, "CallSid")
         answer = self._answers.get(call_sid)
-        if answer is None:
-            answer = self._answer(call_sid, fields)
-            self._answers[call_sid] = answer
-            if len(self._answers) > _REMEMBERED:
-                self._answers.popitem(last=False)
-        else:
+        if answer is not None:
             log.info("webhook_repeated", carrier_call_id=call_sid)
-        return _twiml(answer)
+            return answer
+        answer = self._answers[call_sid] = self._answer(call_sid, fields)
+        if len(self._answers) > _REMEMBERED:
+            self._answers.popitem(last=False)
+        return answer
 
     async def status(self, request: web.Request) -> web.Response:
         """The call's own status. Only final ones matter; a late or repeated one finds nothing left to end."""
         fields = await self._proven(request)
         status = fields.get("CallStatus", "")
         if status in _OVER:
-            self._switchboard.ended_by_status(_id(fields, "CallSid"), status)
+            call_sid = _id(fields, "CallSid")
+            self._switchboard.ended_by_status(call_sid, status)
+            if self._colleagues is not None:
+                await self._colleagues.ended(call_sid, status)
         return web.Response(status=204)
 
     async def stream_status(self, request: web.Request) -> web.Response:
@@ -96,7 +114,10 @@ class TwilioDoor:
     async def resume(self, request: web.Request) -> web.Response:
         """The call goes on after its stream: to whom it was to be transferred, or not at all."""
         fields = await self._proven(request)
-        target = self._transfer_target(_id(fields, "CallSid"))
+        call_sid = _id(fields, "CallSid")
+        target = self._transfer_target(call_sid)
+        if not target and self._colleagues is not None:
+            target = await self._colleagues.transfer_target(call_sid)
         if not target:
             return _twiml(twiml.document(twiml.hangup()))
         caller_id = self._settings.twilio.transfer_caller_id
