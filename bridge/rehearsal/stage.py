@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 
 import yaml
 
-from bridge.errors import EndReason
+from bridge.errors import EndReason, UsageError
 from bridge.live.driver import Driver
 from bridge.localmodel.brain import Brain
 from bridge.localmodel.ear import Detection
@@ -33,6 +33,7 @@ from bridge.localmodel.server import LocalModel
 from bridge.localmodel.speech import Voice
 from bridge.rehearsal.watch import Watch
 from bridge.settings import Settings, load, sample
+from bridge.sim.account import Signing
 from bridge.sim.caller import Caller
 from bridge.sim.carrier import Carrier
 from bridge.sim.leg import Leg
@@ -73,7 +74,7 @@ class Rehearsed:
 
 
 class Stage:
-    """`agent` changes fields of the sample front desk (mappings are merged); `script` is the default model's.
+    """`agent` changes fields of the sample agent `file` (mappings are merged); `script` is the default model's.
 
     `services` are further models by name, each with its script, for `agent["model"]["failover"]`; an agent that does
     not say fails over to them in their order. `profile` is what kind of service they are taken for, `given` are
@@ -85,6 +86,7 @@ class Stage:
         self,
         *,
         agent: Mapping[str, Any] | None = None,
+        file: str = AGENT,
         script: Script = None,
         services: Mapping[str, Script] | None = None,
         profile: str = "local",
@@ -100,7 +102,7 @@ class Stage:
         self.calls: list[Rehearsed] = []
         self._profile = profile
         self._given = dict(given or {})
-        self._agent = _front_desk(agent or {}, tuple(services or ()))
+        self._agent = _agent(file, agent or {}, tuple(services or ()))
         brain = brain or Brain.from_dict(self._agent["local"], source=f"agents/{AGENT}.yaml: local")
         self.models: dict[str, LocalModel] = {
             name: LocalModel(
@@ -164,9 +166,11 @@ class Stage:
 
     # ------------------------------------------------------------ calls
 
-    async def call(self, *, to: str = NUMBER, from_: str = CALLER, caller: Caller | None = None) -> Leg:
+    async def call(
+        self, *, to: str = NUMBER, from_: str = CALLER, caller: Caller | None = None, signing: Signing = "right"
+    ) -> Leg:
         """Somebody rings; returns when the webhook has been answered."""
-        leg = await self.carrier.place_call(to=to, from_=from_, caller=caller)
+        leg = await self.carrier.place_call(to=to, from_=from_, caller=caller, signing=signing)
         call = Rehearsed(leg, self._waiting.pop(leg.call_id, None))
         self.calls.append(call)
         if leg.call_id in self._ended:
@@ -221,9 +225,13 @@ class Stage:
                 call.over.set_result(reason)
 
 
-def _front_desk(changes: Mapping[str, Any], services: tuple[str, ...]) -> dict[str, Any]:
-    """The sample agent's file, changed."""
-    agent = yaml.safe_load((sample() / "agents" / f"{AGENT}.yaml").read_text("utf-8"))
+def _agent(name: str, changes: Mapping[str, Any], services: tuple[str, ...]) -> dict[str, Any]:
+    """A sample agent's file, changed."""
+    path = sample() / "agents" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise UsageError(f"there is no sample agent {name!r}; there are {known}")
+    agent: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     if services:
         agent["model"] = {"failover": list(services)}
     return _merged(agent, changes)

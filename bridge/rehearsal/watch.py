@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.live.driver import Driver
@@ -53,6 +55,7 @@ class _Told:
 class Watch:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
+        self._began_ms: float | None = None  # the loop's clock when the call's own was zero
         self.steps: list[Step] = []
         self._pieces: list[tuple[int, int, str]] = []  # (from, to) in bytes sent to the carrier, item id
         self._sent = 0
@@ -62,6 +65,8 @@ class Watch:
 
     def __call__(self, at_ms: float, event: ev.Event, actions: Sequence[do.Action]) -> None:
         """The observer itself. Runs after the requests were performed."""
+        if self._began_ms is None:
+            self._began_ms = self.driver.now - at_ms
         self.steps.append(Step(at_ms, event, actions))
         if isinstance(event, ev.ModelSpoke):
             self._received[event.item_id] = self._received.get(event.item_id, 0.0) + event.ms
@@ -74,6 +79,19 @@ class Watch:
                 self._told.append(_Told(at_ms, cleared, action.item_id, action.audio_end_ms, self._sent))
             elif isinstance(action, do.DeleteItem):
                 self._told.append(_Told(at_ms, cleared, action.item_id, 0.0, self._sent))
+
+    def began_ms(self, leg: Leg) -> float:
+        """The call's own time zero on the leg's clock."""
+        return 0.0 if self._began_ms is None else self._began_ms - leg.clock.began * 1000
+
+    def story(self) -> list[tuple[float, str]]:
+        """Every decision as a line of text, audio as its length; the marks and slices of one decision are counted."""
+        lines = []
+        for step in self.steps:
+            asked = _asked(step.actions)
+            if asked or not isinstance(step.event, ev.MarkReturned | ev.DeadlineReached):
+                lines.append((step.at_ms, f"{_shown(step.event)}{' -> ' if asked else ''}{', '.join(asked)}"))
+        return lines
 
     def _note_pieces(self, actions: Sequence[do.Action]) -> None:
         played = [action for action in actions if isinstance(action, do.PlayAudio)]
@@ -115,3 +133,24 @@ class Watch:
                 truth = sum(e - b for b, e, item_id in self._pieces if item_id == told.item_id) / SAMPLES_PER_MS
             cuts.append(Cut(told.at_ms, told.item_id, told.told_ms, truth, self._received.get(told.item_id, 0.0)))
         return cuts
+
+
+def _asked(actions: Sequence[do.Action]) -> list[str]:
+    played_ms = sum(action.ms for action in actions if isinstance(action, do.PlayAudio))
+    shown = [f"PlayAudio {played_ms:g} ms"] if played_ms else []
+    return shown + [_shown(action) for action in actions if not isinstance(action, do.PlayAudio | do.PlaceMark)]
+
+
+def _shown(thing: ev.Event | do.Action) -> str:
+    """Its name and fields; audio as a length, ids of ours that chance made left out."""
+    fields = []
+    for name, value in msgspec.structs.asdict(thing).items():
+        if isinstance(value, bytes):
+            fields.append(f"{len(value)} bytes")
+        elif name == "stream_id":
+            continue
+        elif isinstance(value, float):
+            fields.append(f"{value:g}")
+        elif value not in ("", None, (), False):
+            fields.append(str(value))
+    return " ".join([type(thing).__name__, *fields])
