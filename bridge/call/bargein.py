@@ -16,6 +16,7 @@ from bridge.call.turns import Wish
 _PREFIX_MS = 500.0  # speech is reported this much after it began, at most
 _UNHEARD_MS = 1500.0  # a voice is noticed by ourselves this much after it began, at most
 _VOICE_MS = 3000.0  # heard again within this, if the caller speaks on
+_ALREADY_WAITED_MS = 1000.0  # of the patience with an answer, when the service missed the end of the caller's turn
 _LONGEST_SPEECH_MS = 60_000.0  # a detector that hears nothing else for this long is stuck
 
 
@@ -119,6 +120,9 @@ def caller_quiet(desk: Desk, event: ev.CallerQuiet) -> None:
     """Our own detector hears nothing where the service's still hears speech: the turn is ended by hand."""
     if desk.turns.caller_speaking:
         _end_by_hand(desk)
+        desk.state.waited_ms = _ALREADY_WAITED_MS
+        if desk.model_is_ready:
+            desk.ask(do.ProbeModel())
     elif desk.state.voice:
         on_voice(desk)
 

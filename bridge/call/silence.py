@@ -37,8 +37,9 @@ def watch(desk: Desk) -> None:
             desk.timers.stop("dead_air", "no_answer")
         return
     if state.owed_since is None:
-        state.owed_since, state.fillers, state.asked_twice = desk.at, 0, False
-        desk.after("dead_air", _patience_ms(desk))
+        state.owed_since, state.fillers, state.asked_twice = desk.at - state.waited_ms, 0, False
+        desk.after("dead_air", _patience_ms(desk) - state.waited_ms)
+        state.waited_ms = 0.0
         desk.after("no_answer", desk.policies.answer_retry_s * 1000)
 
 

@@ -68,6 +68,7 @@ class State(msgspec.Struct):
     active_at: float = 0.0  # when somebody last did something
     idle_prompted: bool = False
     owed_since: float | None = None  # the caller waits to hear something
+    waited_ms: float = 0.0  # for so long already, when the next wait is noticed
     progress_at: float = 0.0  # when the model last did something about it
     asked_twice: bool = False
     fillers: int = 0  # clips played into the present wait
