@@ -19,9 +19,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+from urllib.parse import urlsplit
+from xml.sax.saxutils import quoteattr
 
 from aiohttp import web
+
+from bridge.errors import UsageError
 
 from .account import Account, DialOutcome, Signing
 from .caller import Caller
@@ -62,6 +66,7 @@ class Carrier:
             after_close_s=after_close_s,
             dials=dict(dials or {}),
         )
+        self.document = ""  # executed instead of asking the webhook, if there is one
         self.legs: dict[str, Leg] = {}  # by CallSid, ended ones too
         self.callees: dict[str, Callee] = {}  # who answers the calls created over REST, by number
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,6 +82,27 @@ class Carrier:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @classmethod
+    def against(cls, url: str, *, parameters: Mapping[str, str] | None = None, **options: Any) -> Self:
+        """A carrier whose numbers all lead to one media-stream server, with no webhook before it.
+
+        `wss://host/path` is dialled as it stands; `ws://host:port/path`, which Twilio would not dial, stands for a
+        server under development. `options` are the constructor's. Raises UsageError for any other address.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise UsageError(f"{url!r} is not ws(s)://host/path")
+        plain = parts.scheme == "ws"
+        carrier = cls(f"http{'' if plain else 's'}://{parts.netloc}", **options)
+        target = carrier.public_url.replace("http", "ws", 1) + parts.path if plain else url
+        said = "".join(
+            f"<Parameter name={quoteattr(name)} value={quoteattr(value)}/>"
+            for name, value in (parameters or {}).items()
+        )
+        stream = f"<Stream url={quoteattr(target)}>{said}</Stream>"
+        carrier.document = f"<Response><Connect>{stream}</Connect></Response>"
+        return carrier
 
     async def place_call(
         self,
@@ -111,9 +137,14 @@ class Carrier:
         )
         leg.set_status("ringing")
         execution = self._register(leg)
+        twiml = twiml or self.document
         document = self._given(leg, twiml) if twiml else await execution.fetch(self.voice_url)
         self._start(leg, execution.run(document))
         return leg
+
+    async def repeat_webhook(self, leg: Leg) -> Document:
+        """A fault: the webhook of a running call is posted once more, as after a lost answer. Nobody executes it."""
+        return await Execution(leg).fetch(self.voice_url)
 
     async def create_call(self, wish: OutboundCall) -> Leg:
         """What the REST interface does for POST /Calls.json: dial somebody, and run the TwiML once they answer."""

@@ -45,7 +45,8 @@ class Answer:
 class MediaSocket(Protocol):
     """An open WebSocket, as the carrier's end sees it. Sending never waits."""
 
-    def send(self, text: str) -> None: ...
+    def send(self, message: str | bytes) -> None:
+        """A text frame; bytes make a binary one."""
 
     def close(self, code: int = 1000) -> None:
         """A closing handshake. Closing twice is harmless."""
@@ -195,10 +196,14 @@ class _Socket(asyncio.Protocol):
 
     # -- the carrier's side
 
-    def send(self, text: str) -> None:
-        if self._protocol.state is OPEN:
-            self._protocol.send_text(text.encode())
-            self._flush()
+    def send(self, message: str | bytes) -> None:
+        if self._protocol.state is not OPEN:
+            return
+        if isinstance(message, str):
+            self._protocol.send_text(message.encode())
+        else:
+            self._protocol.send_binary(message)
+        self._flush()
 
     def close(self, code: int = 1000) -> None:
         if self._protocol.state is OPEN:

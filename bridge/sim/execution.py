@@ -10,6 +10,7 @@ import asyncio
 import io
 import math
 import wave
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -161,6 +162,10 @@ class Execution:
         self._told += 1
         self._tell_later(wish.url, form, wish.method)
 
+    def _date(self) -> datetime:
+        """What the carrier's calendar says: every call begins with the year 2026."""
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(milliseconds=self.leg.now_ms)
+
     def tell_detected(self, url: str, answered_by: str) -> None:
         """The result of asynchronous answering-machine detection."""
         if url and self.leg.status not in FINAL:
@@ -281,7 +286,9 @@ class Execution:
         if leg.caller.network.latency_ms:
             await asyncio.sleep(2 * leg.caller.network.latency_ms / 1000)
         try:
-            headers = {"User-Agent": "Twilio.TmeWs/1.0"} | self.account.signature(url, signing=leg.signing)
+            headers = {"User-Agent": "Twilio.TmeWs/1.0"} | {
+                name.lower(): value for name, value in self.account.signature(url, signing=leg.signing).items()
+            }  # the upgrade's headers were seen in small letters
             socket = await self.account.door.open(url, headers=headers, listener=stream, connect_s=10.0)
         except Unreachable as error:
             self._error(Problem(error.code, str(error)))
@@ -314,7 +321,7 @@ class Execution:
             ("StreamSid", stream.stream_id),
             ("StreamName", stream.name),
             ("StreamEvent", event),
-            ("Timestamp", "2026-01-01T00:00:00.000Z"),
+            ("Timestamp", self._date().isoformat(timespec="milliseconds").replace("+00:00", "Z")),
         ]
         self._tell_later(url, [*form, ("StreamError", error)] if error else form)
 

@@ -101,7 +101,7 @@ class MediaStream:
         self._said = said
         self._changed = changed
         self._socket: MediaSocket | None = None
-        self._to_bridge: Pipe[str | _Close] = Pipe(
+        self._to_bridge: Pipe[str | bytes | _Close] = Pipe(
             self._depart, network.latency_ms, network.jitter_ms, network.seed * 2
         )
         self._from_bridge: Pipe[str | bytes | _Closed] = Pipe(
@@ -161,6 +161,11 @@ class MediaStream:
             self._timeline.add(self._clock.ms(), "network", "stop_reading", ms=ms)
             self._socket.pause()
             self._clock.loop.call_later(ms / 1000, self._socket.resume)
+
+    def inject(self, message: str | bytes) -> None:
+        """A fault: a frame that Twilio would not send; bytes make a binary one."""
+        self._timeline.add(self._clock.ms(), "network", "inject", size=len(message))
+        self._to_bridge.send(message)
 
     def abort(self) -> None:
         """Let go of the socket without another word."""
@@ -236,7 +241,7 @@ class MediaStream:
         self.messages_sent += 1
         self._to_bridge.send(message)
 
-    def _depart(self, thing: str | _Close) -> None:
+    def _depart(self, thing: str | bytes | _Close) -> None:
         assert self._socket is not None
         if isinstance(thing, _Close):
             self._socket.close(thing.code)

@@ -542,6 +542,47 @@ async def test_while_the_carrier_does_not_read_its_socket_the_bridges_writes_pil
         await leg.ended()
 
 
+@on_virtual_time
+async def test_frames_twilio_would_not_send_can_be_injected() -> None:
+    async with Bridge() as bridge, bridge.carrier() as carrier:
+        leg = await carrier.place_call(**CALL)
+        stream = await bridge.stream()
+        (await leg.streaming()).inject('{"event":"surprise"}')
+        (await leg.streaming()).inject(b"ignored by the double")
+        await asyncio.sleep(0.1)
+        leg.hang_up()
+        await leg.ended()
+    assert len(stream.of("surprise")) == 1
+
+
+@on_virtual_time
+async def test_a_webhook_can_come_twice_for_one_call() -> None:
+    async with Bridge() as bridge, bridge.carrier() as carrier:
+        leg = await carrier.place_call(**CALL)
+        await bridge.stream()
+        again = await carrier.repeat_webhook(leg)
+        assert [verb.name for verb in again.verbs] == ["Connect"]
+        first, second = bridge.posts("voice")
+        assert first["CallSid"] == second["CallSid"]
+        leg.hang_up()
+
+
+@on_virtual_time
+async def test_a_media_server_can_be_called_without_a_webhook() -> None:
+    async with Bridge() as bridge:
+        url = bridge.url.replace("http", "ws") + "/media"
+        async with Carrier.against(url, parameters={"who": 'A & "B"'}, auth_token=TOKEN) as carrier:
+            leg = await carrier.place_call(**CALL)
+            stream = await bridge.stream()
+            assert stream.messages[1]["start"]["customParameters"] == {"who": 'A & "B"'}
+            leg.hang_up()
+            await leg.ended()
+        assert bridge.forms == []
+    assert leg.errors == []
+    with pytest.raises(UsageError):
+        Carrier.against("https://bridge.example.test/media")
+
+
 # ---------------------------------------------------------------- waiting for things
 
 
