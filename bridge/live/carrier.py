@@ -13,7 +13,7 @@ import structlog
 
 from bridge.call import actions as do
 from bridge.call import events as ev
-from bridge.errors import CarrierError
+from bridge.errors import CarrierError, UsageError
 from bridge.live.driver import Driver
 from bridge.telephony import rest, twiml
 from bridge.tools.toolbox import CallInfo, Toolbox
@@ -21,7 +21,8 @@ from bridge.tools.toolbox import CallInfo, Toolbox
 log = structlog.get_logger()
 
 _WAITS_S: Final = (0.0, 0.5, 1.0)
-_LIMIT: Final = aiohttp.ClientTimeout(total=5, connect=2)
+_LIMIT: Final = aiohttp.ClientTimeout(total=2, connect=1)  # three tries fit before the call gives the carrier up
+_MOST_BODY: Final = 65_536
 
 
 class HttpClient(Protocol):
@@ -43,10 +44,13 @@ class RestClient:
             request.method,
             request.url,
             data=list(request.form),
-            auth=aiohttp.BasicAuth(*request.auth),
+            headers={"Authorization": aiohttp.encode_basic_auth(*request.auth)},
             allow_redirects=False,
         ) as answer:
-            return answer.status, await answer.content.read(65_536)
+            body = b""
+            while len(body) < _MOST_BODY and (chunk := await answer.content.read(_MOST_BODY - len(body))):
+                body += chunk
+            return answer.status, body
 
     async def close(self) -> None:
         if self._session is not None:
@@ -86,8 +90,13 @@ class CallServices:
             driver.handed_on_to = target  # the verb after <Connect> asks for it when the stream has closed
             driver.deliver(ev.HandedOver("transfer", True))
             return
-        document = twiml.document(twiml.dial(target, caller_id=self._caller_id or driver.plan.called))
-        error = await self._ask(rest.replace_document(self._account, driver.plan.carrier_call_id, document))
+        try:
+            document = twiml.document(twiml.dial(target, caller_id=self._caller_id or driver.plan.called))
+            request = rest.replace_document(self._account, driver.plan.carrier_call_id, document)
+        except UsageError as mistake:
+            driver.deliver(ev.HandedOver("transfer", False, str(mistake)))
+            return
+        error = await self._ask(request)
         driver.deliver(ev.HandedOver("transfer", error is None, error or ""))
 
     async def _ask(self, request: rest.Request) -> str | None:

@@ -5,10 +5,12 @@ They act only by wishes: the call ends, or is transferred, when what is being sa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.call import events as ev
-from bridge.tools.toolbox import CallInfo, Tool
+
+if TYPE_CHECKING:
+    from bridge.tools.toolbox import CallInfo, Tool
 
 
 async def hang_up(arguments: dict[str, Any], call: CallInfo) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tools of one agent: found by name, arguments checked, run under the call's own time limit (the core's deadline).
+"""The tools of all agents: found, arguments checked, run under the call's own time limit (the core's deadline).
 
 A tool is a coroutine function `(arguments: dict, call: CallInfo) -> JSON-able`. What it raises becomes an error the
 model is told in one line; the traceback goes to the log. Assume the model is hostile: arguments are checked against
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -20,6 +20,7 @@ import structlog
 from bridge.call import events as ev
 from bridge.call.plan import CallPlan, ToolSpec
 from bridge.errors import UsageError
+from bridge.tools.builtin import BUILTIN
 
 log = structlog.get_logger()
 
@@ -38,46 +39,67 @@ Tool = Callable[[dict[str, Any], CallInfo], Awaitable[Any]]
 
 
 class Toolbox:
-    """Tools by name. `add` your own; those of `spec.kind` "python" are imported when first needed."""
+    """Tools given by name, those of the package, and those agents' files name as `package.module:function`.
+
+    A given one wins over the others of its name. Imported ones are known by where they come from, never by name: two
+    agents may call different things the same.
+    """
 
     def __init__(self, tools: Mapping[str, Tool] | None = None) -> None:
-        from bridge.tools.builtin import BUILTIN
-
-        self._tools: dict[str, Tool] = {**BUILTIN, **(tools or {})}
+        self._given: dict[str, Tool] = dict(tools or {})
+        self._imported: dict[str, Tool] = {}
 
     def add(self, name: str, tool: Tool) -> None:
-        if name in self._tools:
+        if name in self._given or name in BUILTIN:
             raise UsageError(f"there is already a tool {name!r}")
-        self._tools[name] = tool
+        self._given[name] = tool
+
+    def import_all(self, entries: Iterable[str]) -> list[str]:
+        """Imports what calls will need, so that none has to wait for it. What cannot be imported, a sentence each."""
+        mistakes = []
+        for entry in entries:
+            try:
+                self._import(entry)
+            except UsageError as error:
+                mistakes.append(str(error))
+        return mistakes
 
     async def run(self, spec: ToolSpec, arguments: str, call: CallInfo) -> tuple[str, bool]:
         """(JSON text for the model, whether it failed). Never raises but CancelledError."""
         try:
             given = msgspec.json.decode(arguments or "{}")
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return _failed("the arguments are not JSON"), True
         if not isinstance(given, dict):
             return _failed("the arguments are not an object"), True
-        mistake = mismatch(given, spec.parameters)
-        if mistake:
-            return _failed(mistake), True
-        tool = self._find(spec)
-        if tool is None:
-            return _failed("the tool is not installed"), True
         try:
+            mistake = mismatch(given, spec.parameters)
+            if mistake:
+                return _failed(mistake), True
+            tool = self._find(spec)
+            if tool is None:
+                return _failed("the tool is not installed"), True
             answer = await tool(given, call)
-            text = answer if isinstance(answer, str) else json.dumps(answer)
-        except Exception as error:
+            text = answer if isinstance(answer, str) else json.dumps(answer, allow_nan=False)
+        except (Exception, SystemExit) as error:  # sys.exit() in a tool would end every call
             log.exception("tool_failed", call_id=call.plan.call_id, tool=spec.name)
-            return _failed(f"{type(error).__name__}"), True
+            return _failed(type(error).__name__), True
         if len(text) > _MOST_OUTPUT:
             return _failed("the answer was too long"), True
         return text, False
 
     def _find(self, spec: ToolSpec) -> Tool | None:
-        if spec.kind == "python" and spec.name not in self._tools and spec.entry:
-            self._tools[spec.name] = load(spec.entry)
-        return self._tools.get(spec.name)
+        given = self._given.get(spec.name)
+        if given is not None:
+            return given
+        if spec.kind == "builtin":
+            return BUILTIN.get(spec.name)
+        return self._import(spec.entry) if spec.kind == "python" and spec.entry else None
+
+    def _import(self, entry: str) -> Tool:
+        if entry not in self._imported:
+            self._imported[entry] = load(entry)
+        return self._imported[entry]
 
 
 def load(entry: str) -> Tool:
@@ -85,8 +107,8 @@ def load(entry: str) -> Tool:
     module, _, name = entry.partition(":")
     try:
         tool = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"tool {entry!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+        raise UsageError(f"tool {entry!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not inspect.iscoroutinefunction(tool):
         raise UsageError(f"tool {entry!r} is not an async function")
     return tool  # type: ignore[no-any-return]  # getattr gives Any; what it is was just checked
@@ -103,7 +125,15 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "boolean": bool,
     "object": dict,
     "array": list,
+    "null": type(None),
 }
+
+
+def _is(given: Any, kind: str) -> bool:
+    """A type nobody knows is no reason to refuse. True and false are numbers in Python alone."""
+    if kind not in _TYPES:
+        return True
+    return isinstance(given, _TYPES[kind]) and not (isinstance(given, bool) and kind in ("number", "integer"))
 
 
 def mismatch(given: Any, schema: Mapping[str, Any], where: str = "arguments") -> str:
@@ -111,11 +141,10 @@ def mismatch(given: Any, schema: Mapping[str, Any], where: str = "arguments") ->
 
     Knows type, required, properties, enum, items, additionalProperties: what tool schemas of realtime models use.
     """
-    kind = schema.get("type")
-    if isinstance(kind, str) and kind in _TYPES:
-        fits = isinstance(given, _TYPES[kind]) and not (isinstance(given, bool) and kind in ("number", "integer"))
-        if not fits:
-            return f"{where} should be of type {kind}"
+    kinds = schema.get("type", ())
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(_is(given, kind) for kind in kinds):
+        return f"{where} should be of type {' or '.join(kinds)}"
     if "enum" in schema and given not in schema["enum"]:
         return f"{where} should be one of {schema['enum']}"
     if isinstance(given, dict):
