@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 for name in [name for name in os.environ if name.upper().startswith("BRIDGE_")]:
@@ -14,3 +16,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def _brief_logs() -> None:
+    """structlog's own default draws each traceback with all its variables, which takes seconds."""
+    brief = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, brief])
