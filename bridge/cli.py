@@ -254,34 +254,3 @@ def simulate(
             against=against,
         )
     )
-
-
-@app.command()
-def simulate(
-    files: Annotated[list[Path], typer.Argument(help="Scenario files, or folders of them.", show_default=False)],
-    clock: Annotated[str, typer.Option(help="virtual: in process, repeatable; real: over sockets.")] = "virtual",
-    calls: Annotated[int, typer.Option(min=1, max=1000, help="Calls of each scenario at once.")] = 1,
-    report: Annotated[str | None, typer.Option(help="html, json or junit.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="The report's file; else calls.html, .json, .xml.")] = None,
-    timeline: Annotated[
-        Path | None, typer.Option(help="A folder for each call's timeline.", show_default=False)
-    ] = None,
-    update_golden: Annotated[bool, typer.Option(help="Renew the golden timelines instead of comparing.")] = False,
-    against: Annotated[str, typer.Option(help="wss://host/path of any media-stream server.", show_default=False)] = "",
-) -> None:
-    """Call the service as scenarios say, and judge what happened (exit code 1 if anything was not as expected)."""
-    from bridge.rehearsal.simulate import simulate as run_all
-
-    raise SystemExit(
-        run_all(
-            files,
-            console,
-            clock=clock,
-            calls=calls,
-            report=report,
-            out=out,
-            timeline=timeline,
-            update_golden=update_golden,
-            against=against,
-        )
-    )
