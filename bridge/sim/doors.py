@@ -251,8 +251,8 @@ class _Socket(asyncio.Protocol):
         if not self.opened.done():
             error = self._protocol.handshake_exc or ConnectionResetError("closed during the handshake")
             self.opened.set_exception(error)
-            return
-        self._tell_closed(self._protocol.close_rcvd.code if self._protocol.close_rcvd else None)
+        elif not self.opened.cancelled() and self.opened.exception() is None:
+            self._tell_closed(self._protocol.close_rcvd.code if self._protocol.close_rcvd else None)
 
     def _flush(self) -> None:
         assert self._transport is not None

@@ -40,7 +40,6 @@ class Pipe(Generic[T]):
     seed: int = 0
     _queue: deque[tuple[float, T]] = field(default_factory=deque)
     _timer: asyncio.TimerHandle | None = None
-    _last_due: float = 0.0
     _stalled_until: float = 0.0
     _dead: bool = False
     _random: random.Random = field(default_factory=random.Random)
@@ -56,11 +55,10 @@ class Pipe(Generic[T]):
         if self.jitter_ms:
             delay_ms = max(0.0, delay_ms + self._random.uniform(-self.jitter_ms, self.jitter_ms))
         now = loop.time()
-        due = max(now + delay_ms / 1000, self._last_due, self._stalled_until)
+        due = max(now + delay_ms / 1000, self._stalled_until)
         if due <= now and not self._queue:
             self.deliver(thing)
             return
-        self._last_due = due
         self._queue.append((due, thing))
         if self._timer is None:
             self._timer = loop.call_at(due, self._arrive)

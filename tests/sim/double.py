@@ -35,6 +35,7 @@ class Stream:
 
     def __init__(self, socket: web.WebSocketResponse, request: web.Request) -> None:
         self.socket = socket
+        self.request = request
         self.headers = request.headers
         self.path = request.path
         self.messages: list[dict[str, Any]] = []

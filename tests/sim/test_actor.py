@@ -80,6 +80,18 @@ async def test_steps_can_have_their_moment_in_the_call_or_in_the_agents_speech()
 
 
 @on_virtual_time
+async def test_only_the_agents_present_speech_counts_for_how_far_into_it_one_is() -> None:
+    async def act(stream: Stream) -> None:
+        await stream.play(1000)
+        await asyncio.sleep(3)
+        await stream.play(4000)
+
+    scene = scenario({"dtmf": "1", "at_ms": 2500}, {"dtmf": "2", "into_agent_ms": 1500}, {"hang_up": True})
+    _, performance, _ = await acted(scene, act)
+    assert performance.done[1].start_ms == pytest.approx(4500, abs=1)
+
+
+@on_virtual_time
 async def test_silence_is_kept_and_what_follows_waits_for_quiet_only() -> None:
     _, performance, _ = await acted(scenario({"silence": 4000}, {"hang_up": True}), greets)
     assert performance.done[0].stop_ms == pytest.approx(4000)

@@ -33,6 +33,16 @@ def test_speech_for_a_moment_begins_on_its_sample() -> None:
     assert (line.spoken[0].start, line.spoken[0].stop) == (200, 300)
 
 
+def test_speech_for_a_moment_can_begin_in_the_frame_in_which_other_speech_ends() -> None:
+    line = CallerLine(Caller())
+    line.say(b"\x10" * 60, at=0, label="one")
+    line.say(b"\x20" * 100, at=40, label="two")  # its moment has passed when it can begin
+    line.say(b"\x30" * 100, at=300, label="three")
+    assert line.frame(0)[0] == b"\x10" * 60 + b"\x20" * 100
+    assert line.frame(160)[0] == b"\xff" * 140 + b"\x30" * 20
+    assert [(s.start, s.stop) for s in line.spoken] == [(0, 60), (60, 160), (300, 320)]
+
+
 def test_utterances_follow_each_other_and_hush_forgets_them() -> None:
     line = CallerLine(Caller())
     line.say(b"\x10" * 160, at=None, label="one")

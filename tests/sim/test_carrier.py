@@ -451,6 +451,19 @@ async def test_a_cut_line_is_a_close_without_stop_and_the_document_goes_on() -> 
 
 
 @on_virtual_time
+async def test_a_bridge_that_vanishes_is_a_broken_connection_and_no_close() -> None:
+    async with Bridge(STREAM, "<Pause/>") as bridge, bridge.carrier() as carrier:
+        leg = await carrier.place_call(**CALL)
+        stream = await bridge.stream()
+        transport = stream.request.transport
+        assert transport is not None
+        transport.abort()
+        assert await leg.ended() == "completed"
+    assert codes(leg) == [31903]
+    assert leg.streams[0].close_code is None
+
+
+@on_virtual_time
 async def test_a_carrier_that_never_reacts_to_a_broken_socket_waits_for_the_caller() -> None:
     async with Bridge(STREAM, "<Say>never</Say>") as bridge, bridge.carrier() as carrier:
         carrier.account.on_broken_socket = "nothing"

@@ -92,6 +92,13 @@ def test_silencing_the_agent_for_a_cough_is_a_false_interruption_and_no_barge_in
     assert (found.false_interruptions, found.barge_ins, found.answer_ms.count) == (1, 0, 0)
 
 
+def test_silencing_the_agent_just_after_a_turn_is_no_false_interruption_and_long_after_it_is_one() -> None:
+    turn = CallerTurn(5000, 6000, "wait")
+    for cut_at_ms, expected in ((4990, 1), (5200, 0), (6900, 0), (7100, 1)):
+        found = measure(outcome(agent=[(400, 9000)], caller=[turn], cuts=(Cut(cut_at_ms, 1, 3000),)))
+        assert found.false_interruptions == expected, cut_at_ms
+
+
 def test_an_answer_belongs_to_the_turn_before_it() -> None:
     found = measure(
         outcome(agent=[(9000, 9500)], caller=[CallerTurn(1000, 2000, "hello"), CallerTurn(5000, 6000, "hello?")])

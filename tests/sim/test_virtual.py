@@ -34,6 +34,18 @@ async def test_timers_fire_in_their_order_and_time_does_not_pass_between_them() 
 
 
 @on_virtual_time
+async def test_a_timer_fires_at_exactly_its_time() -> None:
+    loop = asyncio.get_running_loop()
+    seen: list[tuple[float, float]] = []
+    for number in range(1, 200):
+        when = loop.time() + number / 7
+        loop.call_at(when, lambda when=when: seen.append((when, loop.time())))
+    await asyncio.sleep(60)
+    assert len(seen) == 199
+    assert all(when == fired for when, fired in seen)
+
+
+@on_virtual_time
 async def test_timeouts_work() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(5):

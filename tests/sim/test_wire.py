@@ -69,6 +69,7 @@ def test_the_three_documented_messages_are_read() -> None:
         '{"event":"media","streamSid":"MZ1","media":{"payload":"/w==","track":"outbound"}}',
         '{"event":"media","streamSid":"MZ1","media":{"payload":"not base64!"}}',
         '{"event":"media","streamSid":"MZ1","media":{"payload":"/w="}}',
+        '{"event":"media","streamSid":"MZ1","media":{"payload":"AAA!A"}}',
         '{"event":"media","media":{"payload":"/w=="}}',
     ],
 )
