@@ -70,6 +70,9 @@ class OpenModel(Action, frozen=True, tag=True, gc=False):
     session: int
     service: int
     history: tuple[HistoryItem, ...] = ()
+    in_words: bool = (
+        False  # the history goes into the instructions: told as items it made the service answer in writing
+    )
 
 
 class SwitchModel(Action, frozen=True, tag=True, gc=False):

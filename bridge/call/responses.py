@@ -9,6 +9,7 @@ from bridge.call.desk import Desk
 from bridge.call.toolcalls import ask_about_tools
 from bridge.call.turns import Wish
 
+AGAIN = "You did not understand what the caller said last. Ask them in one short sentence to say it again."
 _ASK_AGAIN_MS = 500.0
 
 # ---------------------------------------------------------------- asking
@@ -161,8 +162,23 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
     if event.cure == "" and state.failures < 2:
         turns.want(wish)
         return
+    if event.cure == "" and event.status == "incomplete":  # another session would say as little
+        _say_it_again(desk)
+        return
+    if event.status == "completed":
+        state.in_words = True
     state.failures = 0
     if turns.wish is None and wish.must:
         turns.wish = wish
     state.owes_answer = True
     sessions.lose(desk, event.reason, "fatal" if event.cure == "fatal" else "rotate")
+
+
+def _say_it_again(desk: Desk) -> None:
+    """What the caller said cannot be answered: they are asked for other words, by the service, else by a clip."""
+    state = desk.state
+    if state.failures < 3:
+        desk.turns.want(Wish("again", AGAIN))
+        return
+    state.failures, state.owes_answer = 0, False
+    desk.play_clip("again")

@@ -51,7 +51,7 @@ def _open(desk: Desk) -> None:
     state.untold.clear()
     desk.timers.stop("open_model")
     desk.after("model_ready", desk.policies.model_ready_s * 1000)
-    desk.ask(do.OpenModel(state.session, state.service, desk.transcript.history(OUTCOME_UNKNOWN)))
+    desk.ask(do.OpenModel(state.session, state.service, desk.transcript.history(OUTCOME_UNKNOWN), state.in_words))
 
 
 def on_open_model(desk: Desk) -> None:
@@ -67,6 +67,7 @@ def ready(desk: Desk, event: ev.ModelReady) -> None:
     if event.session != state.session or state.model != "opening":
         return
     state.model, state.voice = "ready", False
+    state.progress_at, state.asked_twice, state.put_off = desk.at, False, False
     desk.timers.stop("model_ready", "voice")
     _keep_limit(desk, limit_at)
     for item in state.untold:
@@ -97,7 +98,6 @@ def _give_held_audio(desk: Desk) -> None:
     if unsent:
         desk.ask(do.SendCallerAudio(bytes(state.recent[-unsent:])))
     if state.turn_bytes and state.owes_answer and not turns.caller_speaking:
-        state.progress_at, state.asked_twice = desk.at, False
         if desk.plan.session.turn_detection is None:
             desk.ask(do.CommitCallerAudio())
             turns.want(Wish("answer", must=False))
@@ -136,7 +136,8 @@ def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None
         return
     desk.note("model_lost", why)
     if state.model == "ready":
-        state.missing_since = desk.at
+        if not state.attempts or state.owed_since is None:  # else it is one more of those that left the caller waiting
+            state.attempts, state.missing_since = 1, desk.at
         _forget(desk, silent_ms)
         if state.next_ready:
             _switch(desk)
@@ -153,9 +154,10 @@ def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None
         _next_service(desk, cure)
         return
     waits = desk.policies.model_retry_s
-    wait_s = waits[min(state.attempts, len(waits)) - 1] if state.attempts and cure == "retry" else 0.0
-    if retry_after_s is not None and retry_after_s > wait_s:
-        wait_s = min(retry_after_s, _LONGEST_WAIT_S)
+    at_once = cure == "rotate" and state.attempts <= 1
+    wait_s = 0.0 if at_once else waits[min(state.attempts, len(waits)) - 1]
+    if retry_after_s is not None:
+        state.put_off, wait_s = True, max(wait_s, min(retry_after_s, _LONGEST_WAIT_S))
     if wait_s <= 0:
         _open(desk)
     else:
@@ -166,7 +168,7 @@ def _given_up(desk: Desk, retry_after_s: float | None) -> bool:
     """It was tried often and long enough; one that says when to come back is asked once more, if that is soon."""
     state = desk.state
     is_last = state.service + 1 == len(desk.plan.models)
-    if retry_after_s is not None and (state.attempts > 1 or (retry_after_s > _LONGEST_WAIT_S and not is_last)):
+    if retry_after_s is not None and (state.put_off or (retry_after_s > _LONGEST_WAIT_S and not is_last)):
         return True
     missing_ms = desk.at - state.missing_since
     if missing_ms >= (_OUTAGE_MS if state.greeted else _PATIENCE_MS):
@@ -200,7 +202,7 @@ def _next_service(desk: Desk, cure: Cure) -> None:
     state, agent = desk.state, desk.plan.agent
     if state.service + 1 < len(desk.plan.models):
         state.service += 1
-        state.attempts, state.missing_since = 0, desk.at
+        state.attempts, state.put_off, state.missing_since = 0, False, desk.at
         desk.note("failover", desk.model.name)
         _open(desk)
         return
@@ -227,7 +229,7 @@ def on_session_limit(desk: Desk) -> None:
     state.opened += 1
     state.next_session, state.next_ready = state.opened, False
     history, state.next_knows = desk.transcript.settled_history(OUTCOME_UNKNOWN)
-    desk.ask(do.OpenModel(state.next_session, state.service, history))
+    desk.ask(do.OpenModel(state.next_session, state.service, history, state.in_words))
 
 
 def switch_if_due(desk: Desk) -> None:

@@ -55,8 +55,10 @@ class State(msgspec.Struct):
     opened: int = 0  # sessions ever asked for
     service: int = 0
     attempts: int = 0  # in a row that brought nothing
+    put_off: bool = False  # the service has asked us to wait once already
     missing_since: float = 0.0  # when the first of them began
     failures: int = 0  # responses in a row that failed
+    in_words: bool = False  # sessions are told the history in their instructions
     greeted: bool = False
     owes_answer: bool = False  # the session was lost while somebody waited to hear something
     untold: list[HistoryItem] = []  # happened since the session being opened was given its history

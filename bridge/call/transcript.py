@@ -41,6 +41,8 @@ class Entry(msgspec.Struct):
     @property
     def heard_text(self) -> str:
         """What of `text` was heard, to the last whole word."""
+        if self.role == "agent" and not self.received_ms:
+            return ""  # in writing only
         whole_ms = max(self.received_ms, len(self.text) * _MS_PER_CHARACTER if self.partial else 0.0)
         if self.role != "agent" or not self.cut or self.heard_ms >= whole_ms:
             return self.text

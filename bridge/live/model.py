@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 
 from bridge.audio.formats import AudioFormat
@@ -171,6 +172,7 @@ class Session:
         self._driver = leg.driver
         self._number = action.session
         self._history = action.history
+        self._in_words = action.in_words
         self._target = target
         self._dialect = target.dialect()
         self._decoder = self._dialect.decoder()
@@ -183,6 +185,7 @@ class Session:
         self._configured = False
         self._formats: tuple[AudioFormat, AudioFormat] | None = None  # what the service hears and speaks
         self._expires_at: float | None = None  # Unix time
+        self._instructions = leg.driver.plan.session.instructions.strip()
         self._sent = False  # since the last keepalive
         self._heard_at = self._loop.time()
         self.up: CallerToModel | None = None
@@ -290,7 +293,12 @@ class Session:
             return
         self._configured = True
         self._expires_at = fact.expires_at
-        self._send(self._dialect.session_update(self._driver.plan.session))
+        plan = self._driver.plan.session
+        if self._in_words and self._history:
+            lasting = f"{self._instructions}\n\n{self._dialect.in_words(self._history)}".strip()
+            self._instructions, self._history = lasting, ()
+            plan = msgspec.structs.replace(plan, instructions=lasting)
+        self._send(self._dialect.session_update(plan))
         self.seed(self._history)
         if self._target.profile.confirms_update:
             self._set_alarm(_CONFIRM_S, self._confirmed, words.SessionUpdated())
@@ -381,8 +389,7 @@ class Session:
     def request(self, action: do.Action) -> None:
         if isinstance(action, do.RequestResponse) and action.instructions:
             # Instructions of a response replace the session's (OpenAI, response.create): the agent would forget itself.
-            lasting = self._driver.plan.session.instructions.strip()
-            action = do.RequestResponse(f"{lasting}\n\n{action.instructions}".strip())
+            action = do.RequestResponse(f"{self._instructions}\n\n{action.instructions}".strip())
         for frame in self._dialect.encode(action):
             self._send(frame)
 

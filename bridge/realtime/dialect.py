@@ -264,6 +264,22 @@ class Dialect(abc.ABC):
                     frames.append(self._item({"type": "function_call_output", "call_id": call_id, "output": item.text}))
         return tuple(frames)
 
+    @staticmethod
+    def in_words(items: Sequence[HistoryItem]) -> str:
+        """The same as a paragraph of instructions."""
+        lines = ["The telephone call so far, as the caller heard it:"]
+        for item in items:
+            match item.role:
+                case "caller":
+                    lines.append(f"Caller: {item.text}")
+                case "agent":
+                    lines.append(f"You: {item.text}")
+                case "note":
+                    lines.append(f"Note: {item.text}")
+                case "tool":
+                    lines.append(f"Tool {item.tool_name}({item.tool_arguments}) answered: {item.text}")
+        return "\n".join(lines)
+
     def cure(self, code: str, message: str = "") -> Cure:
         """What an error code means for us. Where the code says little, the message decides."""
         code = code.rsplit(".", 1)[-1]  # invalid_request_error.beta_api_shape_disabled

@@ -49,7 +49,7 @@ class IncomingCall(msgspec.Struct, frozen=True):
 def packaged_clips() -> dict[str, bytes]:
     """What the service itself may have to say when no model can: 8 kHz mu-law, spoken by espeak-ng."""
     folder = resources.files("bridge.settings") / "clips"
-    return {name: (folder / f"{name}.ulaw").read_bytes() for name in ("filler", "apology")}
+    return {name: (folder / f"{name}.ulaw").read_bytes() for name in ("filler", "apology", "again")}
 
 
 class Directory:

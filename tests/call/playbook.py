@@ -40,6 +40,7 @@ INTERRUPTS = ModelCapabilities(name="interrupts", truncate_margin_ms=0)
 OBEYS = ModelCapabilities(name="obeys", truncate_margin_ms=0, model_interrupts=False, model_answers=False)
 TOOLS = tuple(ToolSpec(name, f"does {name}", {"type": "object"}) for name in ("look_up", "book", "hang_up"))
 CLIPS = {"filler": bytes([250]) * 400 * BYTES_PER_MS, "apology": bytes([251]) * 1000 * BYTES_PER_MS}
+CLIPS["again"] = bytes([252]) * 300 * BYTES_PER_MS
 
 
 def plan(

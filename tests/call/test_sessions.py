@@ -9,6 +9,7 @@ import pytest
 
 from bridge.call import actions as do
 from bridge.call import events as ev
+from bridge.call.responses import AGAIN
 from bridge.call.sessions import RESUME
 from bridge.errors import EndReason
 from tests.call.playbook import (
@@ -85,11 +86,53 @@ STORIES: list[Story] = [
         at(4000, hears("i", 2000), hears("j", 500)),
     ),
     story(
+        "sessions that end as soon as they begin are not opened ever faster",
+        at(0, lost(1, "rotate"), CLOSE_MODEL, open_model(2, 0)),
+        at(10, lost(2, "rotate")),
+        at(510, open_model(3, 0)),
+        at(520, lost(3, "rotate")),
+        at(2020, open_model(4, 0)),
+        at(2030, ready(4)),
+        at(9000),
+    ),
+    story(
+        "an answer in writing, twice: the next session has the history in its instructions, and every later one",
+        at(0, response("r1"), words("r1", "i", "I can only write."), ends("r1"), ASK),
+        at(
+            100,
+            response("r2"),
+            words("r2", "j", "I can only write."),
+            ends("r2"),
+            CLOSE_MODEL,
+            do.OpenModel(2, 0, (), True),
+        ),
+        at(200, ready(2), ask(RESUME)),
+        at(300, response("r3"), words("r3", "k", "spoken"), says("r3", "k", 500), ends("r3")),
+        at(
+            1000,
+            lost(2),
+            CLOSE_MODEL,
+            do.OpenModel(3, 0, (agent("spoken"),), True),
+        ),
+    ),
+    story(
+        "what cannot be answered twice is asked to be said again, and in the end by a clip",
+        at(0, response("r1"), ends("r1", "incomplete", reason="content_filter"), ASK),
+        at(10, response("r2"), ends("r2", "incomplete", reason="content_filter"), ask(AGAIN)),
+        at(20, response("r3"), ends("r3", "incomplete", reason="content_filter")),
+        at(2000, lambda book: _clip(book, "again", 300)),
+        at(2100, caller_speaks()),
+        at(3000, caller_stops()),
+        at(3100, response("r4"), says("r4", "i", 500), ends("r4")),
+        on=plan(clips=CLIPS),
+    ),
+    story(
         "words whose sound never came are not told as heard",
         at(0, response("r1"), words("r1", "i", "one two three four five six seven"), says("r1", "i", 1000)),
         at(500, lost(1), CLOSE_MODEL, open_model(2, 0, agent("one two three"))),
         at(800, ready(2), ask(RESUME)),
-        at(3000, lost(2, "rotate"), CLOSE_MODEL, open_model(3, 0, agent("one two three"))),
+        at(3000, lost(2, "rotate"), CLOSE_MODEL),
+        at(3500, open_model(3, 0, agent("one two three"))),
     ),
     story(
         "items of the lost session may be interrupted, and are not truncated",
