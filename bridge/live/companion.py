@@ -38,6 +38,7 @@ class Companion:
             *self._arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is ours alone: calls that say goodbye still need their model
         )
         assert self._process.stdout is not None
         try:

@@ -54,6 +54,10 @@ class Toolbox:
             raise UsageError(f"there is already a tool {name!r}")
         self._given[name] = tool
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a tool of this name was given."""
+        return name in self._given
+
     def import_all(self, entries: Iterable[str]) -> list[str]:
         """Imports what calls will need, so that none has to wait for it. What cannot be imported, a sentence each."""
         mistakes = []

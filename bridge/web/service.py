@@ -13,10 +13,11 @@ import gc
 import signal
 import socket as sockets
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
-from bridge.errors import EndReason
+from bridge.errors import ConfigError, EndReason
 from bridge.live import connect
 from bridge.live.carrier import CallServices, HttpClient, RestClient
 from bridge.live.companion import Companion
@@ -25,7 +26,9 @@ from bridge.live.model import Dial
 from bridge.live.places import Places
 from bridge.live.switchboard import Switchboard
 from bridge.metrics import Metrics
+from bridge.records.journals import Journals
 from bridge.settings import Directory, Settings
+from bridge.settings.agents import Tool
 from bridge.telephony.rest import Account
 from bridge.tools.toolbox import Toolbox
 from bridge.web.app import DOOR, make_app, validator_for
@@ -35,6 +38,8 @@ from bridge.web.media import MediaDoor
 from bridge.web.webhooks import TwilioDoor
 
 log = structlog.get_logger()
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Office:
@@ -63,6 +68,7 @@ class Service:
         dial: Dial = connect.dial,
         client: HttpClient | None = None,
         colleagues: Colleagues | None = None,
+        journals: Journals | None = None,
     ) -> None:
         self.settings = settings
         self.directory = Directory(settings)
@@ -71,8 +77,10 @@ class Service:
             self.metrics = Metrics()
         else:
             self.metrics = Metrics(folder=colleagues.metrics_folder, worker=colleagues.worker)
+        self._journals = journals
         self._observe = observe
         self._ended = ended
+        self._toolbox = toolbox or Toolbox()
         self._companion: Companion | None = None
         self._rest = RestClient()
         self._listener: Listener | None = None
@@ -83,7 +91,7 @@ class Service:
             CallServices(
                 account=account_of(settings),
                 client=client or self._rest,
-                toolbox=toolbox or Toolbox(),
+                toolbox=self._toolbox,
                 transfer_caller_id=settings.twilio.transfer_caller_id,
             ),
             places=Places(limits.max_calls) if colleagues is None else colleagues.places,
@@ -99,17 +107,33 @@ class Service:
         watchers: list[Watcher] = [lambda at_ms, event, actions: self.metrics.watch(plan, at_ms, event, actions)]
         if self._observe is not None:
             watchers.append(self._observe(driver))
-        return watchers, []
+        journal = None if self._journals is None else self._journals.begin(plan)
+        if journal is None:
+            return watchers, []
+        return [*watchers, journal.watch], [journal.watch]
 
     def _call_ended(self, driver: Driver, reason: EndReason) -> None:
         self.metrics.forget(driver.plan, reason.value)
+        if self._journals is not None:
+            self._journals.end(driver.plan.call_id)
         if self._ended is not None:
             self._ended(driver, reason)
 
     async def start(
         self, *, model_url: str = "", public_url: str = "", sock: sockets.socket | None = None, reuse_port: bool = False
     ) -> None:
-        """Listens. `model_url`: a model on this machine that runs already; else one is started if an agent needs it."""
+        """Listens. `model_url`: a model on this machine that runs already; else one is started if an agent needs it.
+
+        Raises ConfigError, OSError or PeerError; nothing is left running then.
+        """
+        try:
+            await self._start(model_url, public_url, sock, reuse_port=reuse_port)
+        except BaseException:
+            await self.stop(grace_s=0)
+            raise
+
+    async def _start(self, model_url: str, public_url: str, sock: sockets.socket | None, *, reuse_port: bool) -> None:
+        self._import_tools()
         if model_url:
             self.directory.local_model_at(model_url)
         elif self.directory.needs_local_model:
@@ -139,6 +163,13 @@ class Service:
         await self._listener.start(sock=sock, reuse_port=reuse_port)
         _settle_collector()
 
+    def _import_tools(self) -> None:
+        """Before the first call, which would have to wait for it, and so that mistakes are found."""
+        tools = [tool for agent in self.settings.agents.values() for tool in agent.tools if isinstance(tool, Tool)]
+        mistakes = self._toolbox.import_all(sorted({tool.python for tool in tools if tool.name not in self._toolbox}))
+        if mistakes:
+            raise ConfigError(mistakes)
+
     @property
     def port(self) -> int:
         assert self._listener is not None, "a service has a port once it was started"
@@ -156,6 +187,7 @@ class Service:
         if self._companion is not None:
             await self._companion.stop()
         await self._rest.close()
+        gc.unfreeze()
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; a second signal ends it at once."""
@@ -166,18 +198,24 @@ class Service:
         def signalled() -> None:
             (hurry if asked.is_set() else asked).set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             loop.add_signal_handler(number, signalled)
-        await asked.wait()
-        log.info("stopping", calls=self.switchboard.active_calls)
-        stopping = asyncio.ensure_future(self.stop())
-        hurried = asyncio.ensure_future(hurry.wait())
-        await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.done():
-            stopping.cancel()
-            await asyncio.wait({stopping})
-            await self.stop(grace_s=0.0)
-        hurried.cancel()
+        hurried = asyncio.create_task(hurry.wait(), name="hurried")
+        try:
+            await asked.wait()
+            log.info("stopping", calls=self.switchboard.active_calls)
+            stopping = asyncio.create_task(self.stop(), name="stop")
+            await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                stopping.result()  # raises what went wrong
+            else:
+                stopping.cancel()
+                await asyncio.wait({stopping})
+                await self.stop(grace_s=0.0)
+        finally:
+            hurried.cancel()
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
 
 
 def account_of(settings: Settings) -> Account | None:

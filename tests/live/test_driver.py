@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -24,11 +25,10 @@ TOOL = ev.ToolRequested("r1", "i2", "t1", "look_up", "{}")
 
 
 def on_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(test)
     def run(*args: Any, **named: Any) -> None:
         virtual.run(test(*args, **named))
 
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    run.__signature__ = __import__("inspect").signature(test)  # type: ignore[attr-defined]  # for pytest's parameters
     return run
 
 
