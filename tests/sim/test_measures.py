@@ -36,9 +36,9 @@ def outcome(length_ms: int = 20_000, *, agent: list[tuple[int, int]], caller: li
 
 
 def test_stretches_of_sound_are_found_and_short_pauses_closed() -> None:
-    found = loud_ms(track(3000, (100, 500), (700, 900), (2000, 2010)))
-    assert found == [Stretch(100, 500), Stretch(700, 900), Stretch(2000, 2010)]
-    assert joined(found) == [Stretch(100, 900), Stretch(2000, 2010)]
+    found = loud_ms(track(3000, (100, 500), (700, 900), (1200, 1300), (2000, 2010)))
+    assert found == [Stretch(100, 500), Stretch(700, 900), Stretch(1200, 1300), Stretch(2000, 2010)]
+    assert joined(found) == [Stretch(100, 900), Stretch(1200, 1300), Stretch(2000, 2010)]
     assert loud_ms(np.zeros(0, np.int16)) == []
 
 
