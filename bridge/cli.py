@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from bridge.errors import BridgeError, ConfigError
+from bridge.errors import BridgeError, ConfigError, UsageError
 
 app = typer.Typer(
     name="voice-bridge",
@@ -72,6 +72,10 @@ def serve(
         typer.Option(help="Processes that share the port, each with its own event loop.", show_default=False),
     ] = None,
     loop: Annotated[str, typer.Option(help="auto, uvloop or asyncio.")] = "auto",
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="Write a journal of every call into this folder: all that was said in it.", metavar="DIR"),
+    ] = None,
 ) -> None:
     """Answer calls. With no configuration: port 8080, the sample agents, the model on this machine."""
     from bridge import log
@@ -80,15 +84,20 @@ def serve(
     asked = (("host", host), ("port", port), ("workers", workers))
     settings = load(config=config, given={name: value for name, value in asked if value is not None})
     log.configure(settings.log, secrets=settings.all_secrets())
-    run(_serve(settings, loop), loop=loop)
+    run(_serve(settings, loop, journal), loop=loop)
 
 
-async def _serve(settings: Any, loop: str) -> None:
+async def _serve(settings: Any, loop: str, journal: Path | None) -> None:
+    from bridge.records.journals import Journals
     from bridge.web.service import Service
     from bridge.web.welcome import welcome
     from bridge.web.workers import Workers
 
-    service = Service(settings) if settings.workers == 1 else Workers(settings, loop=loop)
+    service: Service | Workers
+    if settings.workers == 1:
+        service = Service(settings, journals=None if journal is None else Journals(journal))
+    else:
+        service = Workers(settings, loop=loop, journals=journal)
     try:
         await service.start()
     except OSError as error:
@@ -213,6 +222,22 @@ def probe(
             report = run(examine(target, lambda what: status.update(f"{what} ...")))
         findings.show(report, console)
     raise SystemExit(0 if report.would_work else 1)
+
+
+@app.command()
+def replay(file: Annotated[Path, typer.Argument(help="A journal that `serve --journal` has written.")]) -> None:
+    """Give a call's journal to today's core, and show the first thing it decides otherwise (exit code 1)."""
+    from bridge.records.journal import read, replay
+
+    try:
+        difference = replay(file)
+        facts = sum(1 for _ in read(file)[1])
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    if difference is not None:
+        console.print(str(difference), markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(1)
+    console.print(f"{facts} facts, no difference: today's core decides the same.", highlight=False)
 
 
 @app.command()

@@ -31,6 +31,7 @@ from bridge import log as logs
 from bridge.errors import BridgeError, ConfigError
 from bridge.live.companion import Companion
 from bridge.live.places import lay_out
+from bridge.records.journals import Journals
 from bridge.settings import Directory, Settings
 from bridge.web.colleagues import Colleagues
 from bridge.web.service import Service
@@ -69,6 +70,8 @@ class Workers:
         self._loop_kind = loop
         self._public_url = public_url
         self._journals = journals
+        if journals is not None:
+            Journals(journals)  # a folder that cannot be had is said now
         self._count = settings.workers
         self._listener: sockets.socket | None = None
         self._companion: Companion | None = None
@@ -254,7 +257,8 @@ async def work(given: Assignment) -> None:
     colleagues = Colleagues(
         given.folder, worker=given.worker, workers=given.workers, max_calls=settings.limits.max_calls
     )
-    service = Service(settings, colleagues=colleagues)
+    journals = None if given.journals is None else Journals(given.journals)
+    service = Service(settings, colleagues=colleagues, journals=journals)
     await service.start(
         model_url=given.model_url, public_url=given.public_url, sock=sockets.socket(fileno=given.listener)
     )
