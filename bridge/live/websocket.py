@@ -74,7 +74,7 @@ class CallSocket:
         self.on_message = on_message
         self._on_closed: Closed | None = on_closed
         self._open = True
-        self._masked_in = wire.side is Side.SERVER
+        self._mask_bit = 0x80 if wire.side is Side.SERVER else 0  # what a peer's frame has to have
         self._masks = _Masks() if wire.side is Side.CLIENT else None
         self._rest = bytearray()  # an incomplete frame
         self._need = 2
@@ -129,7 +129,7 @@ class CallSocket:
                 (head == _TEXT or head == _BINARY)
                 and self._open
                 and not self._in_fragments
-                and bool(masked) == self._masked_in
+                and masked == self._mask_bit
             ):
                 payload = apply_mask(data[body + 4 : after], data[body : body + 4]) if masked else data[body:after]
                 self.on_message(payload, head == _TEXT)
