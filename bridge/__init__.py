@@ -17,12 +17,12 @@ Rooms. P is pure: no await, no socket, no file, no clock. S is a shell. A room i
     tools        S  what an agent can do: built in, or functions of the operator's
     settings     S  the door: all configuration, checked as a whole, leaves as frozen plans
     metrics, log    watching and writing down
+    records      S  what is kept of calls: journals
     live         S  where calls meet sockets and time: driver, both legs, switchboard
-    web          S  the HTTP face: webhooks, media socket, probes; the service as one object
+    web          S  the HTTP face: webhooks, media socket, probes; the service as one object, and as several processes
     sim          S  the telephone network, simulated; imports errors and audio only
     localmodel   S  a realtime model on this machine; imports errors and audio only
-    rehearsal    S  calls between those two through the real service; the demo
-    records         reserved for what is kept of calls
+    rehearsal    S  calls between those two: the demo, scenarios, conversations in a terminal
     cli          S  the command line, a thin call into a room each
 
 `sim` and `localmodel` are second, independent readings of the documents: sharing a dialect with the service would let
