@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 from functools import cache
 
@@ -45,6 +46,8 @@ def spoken(text: str, voice: str = "en") -> tuple[NDArray[np.int16], int]:
     library.espeak_Synth(words, ctypes.c_size_t(len(words) + 1), 0, 0, 0, _UTF8, None, None)
     library.espeak_Synchronize()
     library.espeak_Terminate()
+    if hasattr(_ctypes, "dlclose"):
+        _ctypes.dlclose(library._handle)  # what others in this process say depends on all it has said
     return np.concatenate(pieces), rate_hz
 
 
