@@ -17,6 +17,7 @@ _PREFIX_MS = 500.0  # speech is reported this much after it began, at most
 _UNHEARD_MS = 1500.0  # a voice is noticed by ourselves this much after it began, at most
 _VOICE_MS = 3000.0  # heard again within this, if the caller speaks on
 _ALREADY_WAITED_MS = 1000.0  # of the patience with an answer, when the service missed the end of the caller's turn
+_STILL_MS = 400.0  # what a session heard of held audio ends by itself within this, or the caller speaks on
 _LONGEST_SPEECH_MS = 60_000.0  # a detector that hears nothing else for this long is stuck
 
 
@@ -36,7 +37,12 @@ def speech_started(desk: Desk, event: ev.CallerSpeechStarted) -> None:
     desk.transcript.caller_began(event.item_id, desk.at)
     agent_holds = turns.responding or desk.ledger.busy(desk.at)
     mode = desk.policies.barge_in.mode
-    if agent_holds and (mode == "off" or protected(desk)):
+    state.replaying = desk.at < state.replay_until and event.at_ms < state.replayed_ms
+    if state.replaying:  # said before: it interrupts only if they still speak
+        state.overheard = mode == "off" or protected(desk)
+        if not state.overheard:
+            desk.timers.start("barge_in", desk.at + max(_STILL_MS, desk.policies.barge_in.after_ms))
+    elif agent_holds and (mode == "off" or protected(desk)):
         state.overheard = True
     elif agent_holds and mode == "after_ms":
         state.overheard = True
@@ -52,7 +58,7 @@ def on_barge_in(desk: Desk) -> None:
 
 
 def _barge_in(desk: Desk) -> None:
-    desk.state.overheard = False
+    desk.state.overheard = desk.state.replaying = False
     if ending.may_be_taken_back(desk):
         ending.take_back(desk)
     if not protected(desk):
@@ -182,7 +188,7 @@ def _stopped(desk: Desk) -> None:
     desk.active()
     desk.timers.stop("caller_pause", "long_speech", "barge_in")
     brief = state.overheard and desk.policies.barge_in.mode == "after_ms"
-    state.overheard = False
+    state.overheard = state.replaying = False
     if brief:  # too short to be a turn: nothing happened
         state.turn_bytes = None
         ask_about_tools(desk)

@@ -27,6 +27,7 @@ _LIMIT_MARGIN_MS = 120_000.0  # a session is succeeded this long before its end,
 _ROLL_AGAIN_MS = 10_000.0
 _OUTAGE_MS = 15_000.0  # no session for this long: the next service's turn, or the apology
 _PATIENCE_MS = 5000.0  # the last service is tried for at least this long, and for no longer before the first word
+_REPLAY_MS = 3000.0  # in this time a session has made out what is in the held audio
 _LONGEST_WAIT_S = 2.0  # of what a service asks us to wait before the next attempt
 
 Cure = Literal["retry", "rotate", "fatal"]
@@ -97,6 +98,7 @@ def _give_held_audio(desk: Desk) -> None:
     unsent, state.unsent_bytes = min(state.unsent_bytes, len(state.recent), desk.ring_bytes), 0
     if unsent:
         desk.ask(do.SendCallerAudio(bytes(state.recent[-unsent:])))
+        state.replayed_ms, state.replay_until = unsent / desk.ledger.bytes_per_ms, desk.at + _REPLAY_MS
     if state.turn_bytes and state.owes_answer and not turns.caller_speaking:
         if desk.plan.session.turn_detection is None:
             desk.ask(do.CommitCallerAudio())
@@ -192,7 +194,7 @@ def _forget(desk: Desk, silent_ms: float = 0.0) -> None:
         bargein.hear_out(desk)
     for item in desk.ledger.items.values():
         desk.transcript.agent_heard(item, item.received_ms, cut=False)
-    state.overheard = False
+    state.overheard = state.replaying = False
     turns.forget_session()
     state.tools.disown()
     desk.ledger.disown()

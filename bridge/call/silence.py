@@ -19,8 +19,10 @@ _STEP_MS = 20.0  # the least a watch moves on by
 def _owed(desk: Desk) -> bool:
     """The caller waits to hear something."""
     state, turns = desk.state, desk.turns
-    if not state.stream_id or turns.caller_speaking or state.voice or state.ending is not None:
+    if not state.stream_id or state.voice or state.ending is not None:
         return False
+    if turns.caller_speaking:
+        return state.replaying
     if turns.expecting or turns.asked is not None or turns.wish is not None or state.tools.open:
         return True
     if state.model == "ready":
@@ -101,7 +103,7 @@ def _ask_again(desk: Desk) -> None:
     turns = desk.turns
     desk.note("answer_missing", "asking again")
     desk.state.asked_twice = True
-    wish = turns.asked or turns.named or Wish("answer", must=False)
+    wish = turns.asked or (turns.named if turns.being_made else None) or Wish("answer", must=False)
     if turns.being_made and turns.spoke:
         wish = Wish("resume", sessions.RESUME)
     response_id = turns.give_up()

@@ -9,7 +9,6 @@ import pytest
 from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.errors import EndReason
-from bridge.rehearsal.listening import sounds, waits
 from bridge.sim import voices
 
 from .scenes import HOURS, SATURDAY, Scene, Story, on_virtual_time
