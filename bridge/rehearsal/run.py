@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import functools
+import importlib.util
 import json
-from collections.abc import Callable, Sequence
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+
+import structlog
 
 from bridge.call.transcript import Entry
-from bridge.errors import BridgeError, UsageError
-from bridge.localmodel.hearing import InlineRecogniser, Recogniser
+from bridge.errors import BridgeError
+from bridge.localmodel.brain import Brain, Heard
+from bridge.localmodel.hearing import Grammar, InlineRecogniser, Recogniser
+from bridge.rehearsal.folding import timeline
 from bridge.rehearsal.stage import AGENT, Stage
 from bridge.rehearsal.telling import Result
 from bridge.rehearsal.watch import Watch
-from bridge.sim import actor, virtual
+from bridge.sim import actor, virtual, voices
 from bridge.sim.carrier import Carrier
 from bridge.sim.judge import judge
 from bridge.sim.leg import Leg
@@ -36,6 +45,10 @@ Told = Callable[[CallResult], None]
 
 _SLACK_MS: Final = 400.0  # a detector hears speech begin and end about then
 _SHOWN_DIFFERENCE: Final = 3
+_WORTH_A_PROCESS: Final = 4  # scenarios: it takes about as long to start
+_RECOGNITION_S: Final = 0.06
+_CLOSING_S: Final = 2.0  # how soon after a call its session must be closed
+_ENDING_S: Final = 30.0  # a service that has not noticed the end of a call by then never will
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +64,38 @@ class Run:
 
 
 def run(scenarios: Sequence[Scenario], how: Run, told: Told = lambda result: None) -> list[CallResult]:
-    """Every call of every scenario, judged; `told` hears of each as it ends."""
+    """Every call of every scenario, judged; `told` hears of each, in the order of the scenarios.
+
+    Many scenarios on the virtual clock are shared out to as many processes as there are cores.
+    """
     results: list[CallResult] = []
-    for scenario in scenarios:
-        for result in run_one(scenario, how):
-            results.append(result)
-            told(result)
+    for result in _results(scenarios, how):
+        results.append(result)
+        told(result)
     return results
+
+
+def _results(scenarios: Sequence[Scenario], how: Run) -> Iterable[CallResult]:
+    processes = min(_cores(), len(scenarios) // _WORTH_A_PROCESS)
+    if how.against or how.clock == "real" or processes < 2:
+        for scenario in scenarios:
+            yield from run_one(scenario, how)
+        return
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=silence_logs)
+    try:
+        for one in [pool.submit(run_one, scenario, how) for scenario in scenarios]:
+            yield from one.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def silence_logs() -> None:
+    """What a call logs is in its timeline."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def run_one(scenario: Scenario, how: Run) -> list[CallResult]:
@@ -65,10 +103,10 @@ def run_one(scenario: Scenario, how: Run) -> list[CallResult]:
     results: list[CallResult] = []
     for number in range(scenario.repeat):
         seed = scenario.seed + number * how.calls
-        work = _against(scenario, how.against, seed) if how.against else _ours(scenario, how, seed)
+        work = _against(scenario, how, seed) if how.against else _ours(scenario, how, seed)
         try:
-            outcomes = virtual.run(work) if how.clock == "virtual" and not how.against else asyncio.run(work)
-        except BridgeError as error:
+            outcomes, left = virtual.run(work) if how.clock == "virtual" and not how.against else asyncio.run(work)
+        except (BridgeError, OSError) as error:
             results.append(CallResult(scenario, error=str(error)))
             continue
         for outcome in outcomes:
@@ -81,34 +119,77 @@ def run_one(scenario: Scenario, how: Run) -> list[CallResult]:
                     figures,
                     tuple(judge(scenario, numbered, figures)),
                     difference=_compared(scenario, numbered, how),
+                    error=left,
                 )
             )
     return results
 
 
+def wants_speech(scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """Those that cannot be run here: somebody speaks in them, and the speech extra is not installed."""
+    if voices.speaks() and importlib.util.find_spec("pocketsphinx") is not None:
+        return []
+    return [scenario for scenario in scenarios if any(step.say is not None for step in scenario.caller)]
+
+
 # ---------------------------------------------------------------- our own service
 
+_Lived = tuple[list[Outcome], str]  # the calls, and what was left running when they were over
 
-async def _ours(scenario: Scenario, how: Run, seed: int) -> list[Outcome]:
+
+async def _ours(scenario: Scenario, how: Run, seed: int) -> _Lived:
+    before = asyncio.all_tasks()
     stage = Stage(
         agent=scenario.changes,
         file=scenario.agent or AGENT,
         script=scenario.model or None,
         given=scenario.service,
-        recogniser=_recogniser() if how.clock == "virtual" else None,
+        recogniser=_ears() if how.clock == "virtual" else None,
         detection="energy" if how.clock == "virtual" else "best",
         seed=seed,
     )
     async with stage:
-        return list(await asyncio.gather(*(_call(scenario, stage, seed + n) for n in range(how.calls))))
+        outcomes = list(await asyncio.gather(*(_call(scenario, stage, seed + n) for n in range(how.calls))))
+        left = await _still_open(stage)
+    await asyncio.sleep(0)
+    tasks = sorted(task.get_name() for task in asyncio.all_tasks() - before if not task.done())
+    if tasks:
+        left = f"{left}; " * bool(left) + f"tasks still run after the calls: {', '.join(tasks)}"
+    return outcomes, left
 
 
-def _recogniser() -> Recogniser | None:
+async def _still_open(stage: Stage) -> str:
+    """What the calls left behind in the service, a little after they ended."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _CLOSING_S
+    while stage.model.sessions and loop.time() < until:
+        await asyncio.sleep(0.05)
+    open_ = stage.model.sessions
+    return f"{open_} sessions of the model are open {_CLOSING_S:g} s after the calls" if open_ else ""
+
+
+class _Ears:
+    """Recognises at once, and the same audio once only: what is decided is the same whichever scenario asks first."""
+
+    def __init__(self) -> None:
+        self._decoding = InlineRecogniser(latency_ms=0)
+        self._known: dict[tuple[bytes, Grammar], Heard] = {}
+
+    async def recognise(self, pcm16k: bytes, brain: Brain) -> Heard:
+        heard = self._known.get(key := (pcm16k, Grammar.of(brain)))
+        if heard is None:
+            heard = self._known[key] = await self._decoding.recognise(pcm16k, brain)
+        await asyncio.sleep(_RECOGNITION_S)
+        return heard
+
+    async def close(self) -> None:
+        pass
+
+
+@functools.cache
+def _ears() -> Recogniser | None:
     """Ears that keep virtual time; none where the speech extra is not installed."""
-    try:
-        return InlineRecogniser()
-    except ImportError:
-        return None
+    return _Ears() if importlib.util.find_spec("pocketsphinx") is not None else None
 
 
 async def _call(scenario: Scenario, stage: Stage, seed: int) -> Outcome:
@@ -119,8 +200,12 @@ async def _call(scenario: Scenario, stage: Stage, seed: int) -> Outcome:
     rehearsed = stage.of(leg)
     outcome = of_leg(scenario, leg, performance, seed=seed)
     if rehearsed.watch is None:
-        return outcome  # refused at the door: there is no call of ours
-    reason = await asyncio.wait_for(asyncio.shield(rehearsed.over), 30)
+        return replace(outcome, timeline=timeline(leg.timeline.moments, ()))  # refused at the door: no call of ours
+    try:
+        async with asyncio.timeout(_ENDING_S):
+            reason = await asyncio.shield(rehearsed.over)
+    except TimeoutError:
+        raise BridgeError(f"the service still holds the call {_ENDING_S:g} s after its caller left") from None
     return account(outcome, Result(leg, rehearsed.watch, reason))
 
 
@@ -143,7 +228,7 @@ def account(outcome: Outcome, result: Result) -> Outcome:
             if cut.told_ms
         ),
         end_reason=result.reason.value,
-        timeline=_timeline(leg, watch, lead_ms),
+        timeline=timeline(leg.timeline.moments, [(round(at_ms + lead_ms, 2), text) for at_ms, text in watch.story()]),
     )
 
 
@@ -180,30 +265,33 @@ def _arguments(text: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- somebody else's
 
 
-async def _against(scenario: Scenario, address: str, seed: int) -> list[Outcome]:
+async def _against(scenario: Scenario, how: Run, seed: int) -> _Lived:
     """The carrier alone against a media-stream server: no webhook, the stream is opened at once."""
-    parts = urlsplit(address)
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        raise UsageError(f"--against {address}: write ws://host/path or wss://host/path")
-    door = f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
     numbers = scenario.call
-    stream = f'<Response><Connect><Stream url="wss://{parts.netloc}{parts.path or "/"}"/></Connect></Response>'
-    async with Carrier(door, public_url=f"https://{parts.netloc}", seed=seed) as carrier:
-        leg = await carrier.place_call(
-            to=numbers.to, from_=numbers.from_, caller=actor.caller_of(scenario, seed=seed), twiml=stream
-        )
-        performance = await actor.perform(scenario, leg, seed=seed)
-        return [of_leg(scenario, leg, performance, seed=seed)]
+    async with Carrier.against(how.against, seed=seed) as carrier:
+
+        async def call(seed: int) -> Outcome:
+            caller = actor.caller_of(scenario, seed=seed)
+            leg = await carrier.place_call(to=numbers.to, from_=numbers.from_, caller=caller)
+            performance = await actor.perform(scenario, leg, seed=seed)
+            return replace(of_leg(scenario, leg, performance, seed=seed), timeline=timeline(leg.timeline.moments, ()))
+
+        return list(await asyncio.gather(*(call(seed + number) for number in range(how.calls)))), ""
 
 
 # ---------------------------------------------------------------- timelines
 
 
-def _timeline(leg: Leg, watch: Watch, lead_ms: float) -> str:
-    """Everything that happened on the line, and everything the service made of it, in one order."""
-    lines = [(moment.at_ms, 0, moment.line()) for moment in leg.timeline.moments]
-    lines += [(at_ms + lead_ms, 1, f"{at_ms + lead_ms:10.2f}  service  {text}") for at_ms, text in watch.story()]
-    return "\n".join(text.rstrip() for _, _, text in sorted(lines, key=lambda line: line[:2])) + "\n"
+def not_compared(scenarios: Sequence[Scenario], how: Run) -> list[str]:
+    """Those that have no golden timeline, by name; nothing where timelines are not compared at all."""
+    if not _compares(how) or how.golden is None:
+        return []
+    return [scenario.name for scenario in scenarios if not (how.golden / f"{scenario.name}.txt").is_file()]
+
+
+def _compares(how: Run) -> bool:
+    """Only one call at a time on the virtual clock is the same every time."""
+    return how.golden is not None and how.clock == "virtual" and how.calls == 1 and not how.against
 
 
 def _compared(scenario: Scenario, outcome: Outcome, how: Run) -> str:
@@ -212,7 +300,7 @@ def _compared(scenario: Scenario, outcome: Outcome, how: Run) -> str:
     if how.timelines is not None:
         how.timelines.mkdir(parents=True, exist_ok=True)
         (how.timelines / name).write_text(outcome.timeline, encoding="utf-8")
-    if how.golden is None or how.clock != "virtual" or outcome.number != 1:
+    if how.golden is None or not _compares(how) or outcome.number != 1:
         return ""
     golden = how.golden / name
     if how.update_golden:
@@ -220,7 +308,7 @@ def _compared(scenario: Scenario, outcome: Outcome, how: Run) -> str:
         golden.write_text(outcome.timeline, encoding="utf-8")
         return ""
     if not golden.is_file():
-        return ""
+        return ""  # `not_compared` tells of it
     wanted = golden.read_text(encoding="utf-8")
     if wanted == outcome.timeline:
         return ""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
 
-import structlog
 from rich.console import Console
 
 from bridge.errors import UsageError
-from bridge.rehearsal.run import Clock, Run, run
+from bridge.rehearsal.run import Clock, Run, not_compared, run, silence_logs, wants_speech
 from bridge.sim import report as reports
 from bridge.sim.report import CallResult
 from bridge.sim.scenario import load_all
 
 GOLDEN: Final = "golden"  # the folder beside the scenarios
+_SHOWN: Final = 4
 _SUFFIX: Final = {"html": ".html", "json": ".json", "junit": ".xml"}
 
 
@@ -37,8 +36,14 @@ def simulate(
         raise UsageError(f"--clock {clock}: write virtual or real")
     if report is not None and report not in _SUFFIX:
         raise UsageError(f"--report {report}: write html, json or junit")
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    silence_logs()
     scenarios = load_all(files)
+    mute = wants_speech(scenarios)
+    if mute:
+        raise UsageError(
+            f"{mute[0].name} needs speech (so do {len(mute)} of the {len(scenarios)} scenarios), and it is not installed "
+            "here: pip install 'voice-bridge[local]'"
+        )
     golden = None if against else _golden(files)
     how = Run(cast(Clock, clock), calls, golden, update_golden, timeline, against)
 
@@ -49,6 +54,14 @@ def simulate(
 
     results = run(scenarios, how, told)
     console.print(reports.summary(results), markup=False, highlight=False, soft_wrap=True)
+    missing = not_compared(scenarios, how)
+    if missing:
+        names = ", ".join(missing[:_SHOWN]) + ", ..." * (len(missing) > _SHOWN)
+        console.print(
+            f"Not compared, for want of a golden timeline (--update-golden writes it): {len(missing)} ({names})",
+            highlight=False,
+            soft_wrap=True,
+        )
     if report is not None:
         path = out or Path("calls" + _SUFFIX[report])
         write = {"html": reports.as_html, "json": reports.as_json, "junit": reports.as_junit}[report]
