@@ -174,6 +174,8 @@ class Colleagues:
                 async with asyncio.timeout(_LIMIT_S):
                     payload, connection = await _read_with_connection(talk)
                     message = _decoder.decode(payload)
+                    if _gave_up(talk):
+                        return  # whoever asked has done it without us
                     given, connection = connection, None  # from here on it is somebody else's to close
                     answer = (await self._answer(message, given)).encode()
                     await asyncio.get_running_loop().sock_sendall(talk, _HEAD.pack(len(answer)) + answer)
@@ -229,6 +231,14 @@ def _length(head: bytes) -> int:
     if length > _MOST_BYTES:
         raise ConnectionError("a message of that length is none of ours")
     return int(length)
+
+
+def _gave_up(talk: sockets.socket) -> bool:
+    """Whether the other side has closed, instead of waiting for an answer."""
+    try:
+        return not talk.recv(1, sockets.MSG_PEEK)
+    except BlockingIOError:
+        return False
 
 
 async def _read_exactly(talk: sockets.socket, length: int) -> bytes:

@@ -119,7 +119,7 @@ class Listener:
         self._waiting = Waiting(settings.limits.waiting_connections, settings.limits.header_s)
         self._server: asyncio.Server | None = None
 
-    async def start(self, *, sock: sockets.socket | None = None, reuse_port: bool = False) -> None:
+    async def start(self, *, sock: sockets.socket | None = None) -> None:
         """Listens on the settings' host and port, or on a socket that is bound already. Raises OSError."""
         await self._runner.setup()
         inner: Callable[[], asyncio.Protocol] | None = self._runner.server
@@ -133,7 +133,7 @@ class Listener:
             self._server = await loop.create_server(newcomer, sock=sock, backlog=1024)
         else:
             host, port = self._settings.host, self._settings.port
-            self._server = await loop.create_server(newcomer, host, port, backlog=1024, reuse_port=reuse_port or None)
+            self._server = await loop.create_server(newcomer, host, port, backlog=1024)
 
     @property
     def port(self) -> int:

@@ -203,6 +203,7 @@ class _Stream:
         async def give() -> None:
             given = await colleagues.hand_over(worker, descriptor, ip=self._ip, said=b"".join(said))
             if given:
+                log.debug("stream_handed_over", to=worker)
                 self.socket.abort()  # closes our copy of the descriptor, and nothing on the wire
             else:
                 self._refuse("the worker of this call is gone")

@@ -119,20 +119,18 @@ class Service:
         if self._ended is not None:
             self._ended(driver, reason)
 
-    async def start(
-        self, *, model_url: str = "", public_url: str = "", sock: sockets.socket | None = None, reuse_port: bool = False
-    ) -> None:
+    async def start(self, *, model_url: str = "", public_url: str = "", sock: sockets.socket | None = None) -> None:
         """Listens. `model_url`: a model on this machine that runs already; else one is started if an agent needs it.
 
         Raises ConfigError, OSError or PeerError; nothing is left running then.
         """
         try:
-            await self._start(model_url, public_url, sock, reuse_port=reuse_port)
+            await self._start(model_url, public_url, sock)
         except BaseException:
             await self.stop(grace_s=0)
             raise
 
-    async def _start(self, model_url: str, public_url: str, sock: sockets.socket | None, *, reuse_port: bool) -> None:
+    async def _start(self, model_url: str, public_url: str, sock: sockets.socket | None) -> None:
         self._import_tools()
         if model_url:
             self.directory.local_model_at(model_url)
@@ -160,7 +158,7 @@ class Service:
         if self._colleagues is not None:
             await self._colleagues.start(_Office(self.switchboard, app[DOOR], door))
         self._listener = Listener(app, self.settings)
-        await self._listener.start(sock=sock, reuse_port=reuse_port)
+        await self._listener.start(sock=sock)
         _settle_collector()
 
     def _import_tools(self) -> None:

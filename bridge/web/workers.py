@@ -85,7 +85,16 @@ class Workers:
     # ------------------------------------------------------------ beginning
 
     async def start(self) -> None:
-        """Listens, and returns when every worker accepts. Raises OSError, or BridgeError for a worker that cannot."""
+        """Listens, and returns when every worker accepts. Raises OSError, or BridgeError for a worker that cannot;
+        nothing is left running then.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(grace_s=0)
+            raise
+
+    async def _start(self) -> None:
         self._listener = _listen(self.settings.host, self.settings.port)
         self._folder = Path(tempfile.mkdtemp(prefix="voice-bridge-"))  # for its owner alone
         (self._folder / "metrics").mkdir()
@@ -175,7 +184,7 @@ class Workers:
         self._stopping.set()
         self._tell(signal.SIGTERM)
         if grace_s is not None and grace_s <= 0:
-            self._tell(signal.SIGTERM)
+            self._tell(signal.SIGINT)  # a second one of a kind might be lost
         limit_s = (self.settings.limits.drain_s if grace_s is None else grace_s) + _LAST_S
         if self._keepers:
             _, pending = await asyncio.wait(self._keepers, timeout=limit_s)
@@ -204,7 +213,7 @@ class Workers:
 
         def signalled() -> None:
             if asked.is_set():
-                self._tell(signal.SIGTERM)  # a worker's second
+                self._tell(signal.SIGINT)
             asked.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bridge.live.places import lay_out
@@ -90,6 +91,16 @@ async def test_a_colleague_that_makes_a_mistake_or_says_nothing_is_not_waited_fo
             deaf.bind(str(tmp_path / "1.socket"))
             deaf.listen(1)
             assert await one.announce(call_of(1), {"CallSid": call_of(1)}) is None
+
+
+async def test_a_question_nobody_waits_for_any_more_has_no_effect(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (one, _, _, office_two):
+        payload = msgspec.msgpack.encode(colleagues.Ended("CA1", "completed"))
+        with sockets.socket(sockets.AF_UNIX) as talk:
+            talk.connect(str(tmp_path / "1.socket"))
+            talk.sendall(len(payload).to_bytes(4, "big") + payload)
+        await one.ended("CA2", "completed")
+        assert office_two.told == [("CA2", "completed")]
 
 
 async def test_an_end_is_told_to_all_others_and_a_target_found_wherever_it_is_known(tmp_path: Path) -> None:

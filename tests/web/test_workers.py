@@ -96,7 +96,7 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
 
 
 @asynccontextmanager
-async def house(**env: str) -> AsyncIterator[House]:
+async def house(*, loop: str = "auto", **env: str) -> AsyncIterator[House]:
     async with LocalModel({"front-desk": BRAIN}, recogniser=Person(), detection="energy") as model:
         settings = load(
             {
@@ -111,7 +111,7 @@ async def house(**env: str) -> AsyncIterator[House]:
                 **env,
             }
         )
-        workers = Workers(settings)
+        workers = Workers(settings, loop=loop)
         try:
             await workers.start()
             url = f"http://127.0.0.1:{workers.port}"
@@ -125,8 +125,9 @@ async def house(**env: str) -> AsyncIterator[House]:
             await workers.stop(grace_s=0)
 
 
-async def test_twenty_calls_over_two_workers_each_with_one_model_session_from_its_webhook_on() -> None:
-    async with house() as running:
+@pytest.mark.parametrize("loop", ["auto", "asyncio"])
+async def test_twenty_calls_over_two_workers_each_with_one_model_session_from_its_webhook_on(loop: str) -> None:
+    async with house(loop=loop) as running:
         legs = await running.calls(20)
         await asyncio.gather(*(leg.wait_until_agent_speaks() for leg in legs))
         assert running.model.connections == 20  # none was opened twice, though streams came in anywhere
