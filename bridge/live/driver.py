@@ -265,6 +265,8 @@ class Driver:
                 self.deliver(ev.CallRouted())
                 try:
                     await asyncio.shield(self.ended)
+                except Exception:
+                    self.broke("the call's own task")
                 finally:
                     self.end(EndReason.DRAINED)
                     self._close()

@@ -17,11 +17,13 @@ import structlog
 
 from bridge.audio.formats import AudioFormat
 from bridge.call import events as ev
+from bridge.call.plan import CallPlan
 from bridge.errors import EndReason, UsageError
 from bridge.live import connect
 from bridge.live.driver import Driver, Outside, Watcher
 from bridge.live.model import Dial, ModelLeg
 from bridge.live.places import Places
+from bridge.realtime.profiles import Target
 from bridge.settings.plans import Directory, IncomingCall
 
 log = structlog.get_logger()
@@ -124,11 +126,11 @@ class Switchboard:
             return Refused("misconfigured")
         if not self._places.take():
             return Refused("full")  # another worker was faster
-        driver = Driver(plan, outside=self._services)
-        if self._watchers is not None:
-            driver.watch(*self._watchers(driver))
-        caller = AudioFormat(plan.carrier.encoding, plan.carrier.rate_hz)
-        driver.model = ModelLeg(driver, targets, caller=caller, dial=self._dial)
+        try:
+            driver = self._driver(plan, targets)
+        except BaseException:
+            self._places.leave()
+            raise
         line = _Line(driver, incoming.carrier_call_id, incoming.account_id)
         self._new_token(line)
         self._lines[incoming.carrier_call_id] = line
@@ -137,6 +139,14 @@ class Switchboard:
         line.task.add_done_callback(lambda task: self._gone(line, task))
         log.info("call_expected", call_id=plan.call_id, agent=plan.agent.name)
         return Expected(plan.call_id, line.token)
+
+    def _driver(self, plan: CallPlan, targets: Sequence[Target]) -> Driver:
+        driver = Driver(plan, outside=self._services)
+        caller = AudioFormat(plan.carrier.encoding, plan.carrier.rate_hz)
+        driver.model = ModelLeg(driver, targets, caller=caller, dial=self._dial)
+        if self._watchers is not None:
+            driver.watch(*self._watchers(driver))
+        return driver
 
     def _new_token(self, line: _Line) -> None:
         line.token = self._token_prefix + secrets.token_urlsafe(24)

@@ -169,6 +169,19 @@ def test_a_call_no_plan_can_be_made_for_is_refused(run: Callable[..., None]) -> 
     run(main)
 
 
+def test_observers_that_cannot_be_made_take_no_place(run: Callable[..., None]) -> None:
+    def broken(driver: Driver) -> Any:
+        raise OSError("no space left on device")
+
+    async def main(office: Office) -> None:
+        for number in range(5):
+            with pytest.raises(OSError):
+                office.board.expect(incoming(f"CA{number}"))
+        assert not office.board.full and office.board.active_calls == 0
+
+    run(main, watchers=broken, max_calls=1)
+
+
 # ---------------------------------------------------------------- two calls
 
 
