@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import random
 from collections.abc import Iterable
 
 import pytest
@@ -337,3 +338,54 @@ async def test_nothing_is_left_of_a_leg_that_closed() -> None:
     assert one.socket.writes == []
     await one.hang_up()
     assert not [timer for timer in getattr(asyncio.get_running_loop(), "_scheduled", []) if not timer.cancelled()]
+
+
+# ---------------------------------------------------------------- anything at all
+
+
+@on_virtual_time
+async def test_no_order_of_messages_breaks_a_call() -> None:
+    """Right ones, wrong ones, ours, others', late, early, twice: a call goes on or ends with a reason, never a bug."""
+    dice = random.Random(20)
+    reasons: set[EndReason] = set()
+    for _ in range(150):
+        one = await line()
+        one.call.tell(ev.ResponseStarted("r1"))
+        for _ in range(80):
+            stream = dice.choice(["MZ1"] * 6 + ["MZ9"])
+            match dice.randrange(14):
+                case 0 | 1 | 2 | 3:
+                    one.media(
+                        dice.randrange(256),
+                        stream_id=stream,
+                        at_ms=max(0, one.at_ms + dice.choice([0] * 9 + [-40, 60, -5000, 10**9])),
+                    )
+                case 4 | 5:
+                    sent = [m["mark"]["name"] for w in one.socket.writes for m in w if m["event"] == "mark"]  # type: ignore[index]
+                    name = dice.choice([*sent[-4:], "0.0", "9.9", "", "x" * 500])
+                    one.says({"event": "mark", "streamSid": stream, "mark": {"name": name}})
+                case 6:
+                    one.says(
+                        {"event": "dtmf", "streamSid": stream, "dtmf": {"digit": dice.choice("0123456789*#ABCDx")}}
+                    )
+                case 7:
+                    one.says(dice.randbytes(dice.randrange(60)), is_text=dice.random() < 0.8)
+                case 8:
+                    one.call.tell(ev.ModelSpoke("r1", f"i{dice.randrange(3)}", 0, b"\x01" * 800, 100.0))
+                case 9:
+                    one.call.tell(dice.choice([ev.CallerSpeechStarted("c1"), ev.CallerSpeechStopped("c1")]))
+                case 10:
+                    one.socket.crowded = not one.socket.crowded
+                    one.socket.waiting_bytes = 9000 if one.socket.crowded else 0
+                case 11 | 12:
+                    await asyncio.sleep(dice.choice([0, 0.02, 0.3, 2.0]))
+                case 13 if dice.random() < 0.1:
+                    last = dice.choice(["stop", "start", "close"])
+                    if last == "close":
+                        one.leg.socket_closed(1006, "")
+                    else:
+                        one.says({"event": last, "streamSid": stream, "start": {"callSid": "CA1"}})
+        await one.hang_up()
+        reasons.add(one.call.driver.ended.result())
+        assert one.socket.closed and not one.leg._media
+    assert EndReason.BUG not in reasons and len(reasons) >= 3

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from bridge import settings
 from bridge.call import actions as do
@@ -140,19 +142,26 @@ async def test_stopping_says_goodbye_to_whoever_is_on_the_line() -> None:
         await one.service.stop()
 
 
-async def test_calls_over_loopback_leave_no_task_and_no_file_behind() -> None:
-    async with stage() as one:
-        await one.carrier.place_call(to="+15550100", from_="+15550197", signing="forged")
-        files, tasks = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
-        legs = await asyncio.gather(*(one.call(from_=f"+1555019{number}") for number in range(6)))
-        await asyncio.gather(*(leg.wait_until_agent_speaks() for leg in legs))
-        for leg in legs:
-            leg.hang_up()
-        reasons = await asyncio.gather(*map(one.reason, legs))
-        assert set(reasons) == {EndReason.CALLER_LEFT}
-        async with asyncio.timeout(10):
-            while len(os.listdir("/proc/self/fd")) > files or len(asyncio.all_tasks()) > tasks:
-                await asyncio.sleep(0.01)
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_calls_over_loopback_leave_no_task_and_no_file_behind(
+    make_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def main() -> None:
+        async with stage() as one:
+            await one.carrier.place_call(to="+15550100", from_="+15550197", signing="forged")
+            files, tasks = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+            legs = await asyncio.gather(*(one.call(from_=f"+1555019{number}") for number in range(6)))
+            await asyncio.gather(*(leg.wait_until_agent_speaks() for leg in legs))
+            for leg in legs:
+                leg.hang_up()
+            reasons = await asyncio.gather(*map(one.reason, legs))
+            assert set(reasons) == {EndReason.CALLER_LEFT}
+            async with asyncio.timeout(10):
+                while len(os.listdir("/proc/self/fd")) > files or len(asyncio.all_tasks()) > tasks:
+                    await asyncio.sleep(0.01)
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(main())
 
 
 # ---------------------------------------------------------------- beginning and ending
