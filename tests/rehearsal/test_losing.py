@@ -227,7 +227,7 @@ async def test_f19_half_open_before_the_caller_speaks_they_are_heard_all_the_sam
         story = await Story.greeted(scene)
         await story.pass_s(6 - story.leg.now_ms / 1000)
         await story.ask()
-        wait = await story.answered()
+        await story.answered()
         assert scene.witness.share_of("opening-hours") == 1.0
         assert words_heard(story).count(ASKED) == 1
         assert await story.say_goodbye() is EndReason.AGENT_HUNG_UP

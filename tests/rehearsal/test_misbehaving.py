@@ -340,7 +340,7 @@ async def test_f21_a_stall_in_mid_sentence_is_covered_by_one_filler() -> None:
     async with Scene({"steps": [stall]}) as scene:
         story = await Story.greeted(scene)
         await story.ask()
-        wait = await story.answered(4000)
+        await story.answered(4000)
         assert story.heard_clip("filler") >= 1
         await story.ask("goodbye")
         await scene.reason(story.leg)
