@@ -108,6 +108,7 @@ class Promises:
         if type(event) is ev.DeadlineReached:
             assert deadline is None or deadline > now, "a deadline that was handled moves"
         ledger = call.state.ledger
+        assert ledger.reckoning.ear(now) <= ledger.reckoning.sent_ms, "the ear is not ahead of what was sent"
         if ledger.items:
             for one in ledger.heard(now):
                 item = one.item

@@ -127,6 +127,13 @@ ENDINGS: list[Story] = [
         at(600, ev.HandedOver("hang_up", False, "500"), CLOSE_MODEL, end(EndReason.AGENT_HUNG_UP)),
     ),
     story(
+        "an answer of the carrier's to a question nobody asked means nothing",
+        at(0, response("r1"), says("r1", "goodbye", 500), ev.HangUpWished("agent"), ends("r1")),
+        at(100, HUNG_UP, ev.HandedOver("transfer", True)),
+        at(500, HANG_UP, hears("goodbye", 500)),
+        at(510, ev.HandedOver("transfer", True)),
+    ),
+    story(
         "a transfer happens after what was said has been heard",
         at(0, response("r1"), says("r1", "one moment", 800), ev.TransferWished("+1555"), ends("r1")),
         at(800, do.Transfer("+1555"), hears("one moment", 800)),

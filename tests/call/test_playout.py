@@ -284,3 +284,26 @@ def test_another_stream_takes_over_where_the_caller_stopped_hearing() -> None:
     book.run_until(2500)
     assert book.heard_ms("long") == 500
     assert _told(book) == 1500
+
+
+def test_nothing_is_lost_between_two_streams() -> None:
+    book = _talking(Carrier(), 3000)
+    book.run_until(2000)
+    heard = book.heard_ms("long")
+    book.carrier = Carrier()
+    book.give(stream("MZ2"))
+    book.run_until(10_000)
+    assert heard + book.heard_ms("long") == 3000
+
+
+def test_a_mark_names_its_epoch_so_that_no_two_are_alike() -> None:
+    book = _talking(Carrier(), 3000)
+    book.run_until(2000)
+    before = {one.name.split(".")[0] for one in book.all(do.PlaceMark) if isinstance(one, do.PlaceMark)}
+    book.log.clear()
+    book.give(caller_speaks())
+    book.give(caller_stops())
+    book.give(response("r2"))
+    book.give(says("r2", "again", 1000))
+    after = {one.name.split(".")[0] for one in book.all(do.PlaceMark) if isinstance(one, do.PlaceMark)}
+    assert (before, after) == ({"1"}, {"2"})

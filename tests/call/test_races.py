@@ -21,6 +21,8 @@ from tests.call.playbook import (
     HANG_UP,
     INTERRUPTS,
     OBEYS,
+    ROUTED,
+    TOOLS,
     Playbook,
     Story,
     ask,
@@ -41,6 +43,7 @@ from tests.call.playbook import (
     note,
     open_model,
     plan,
+    ready,
     response,
     run_tool,
     says,
@@ -353,6 +356,19 @@ RACES: list[Story] = [
         ),
         race=18,
     ),
+    story(
+        "a wish with words of its own is not replaced by one without",
+        at(0, response("r1"), says("r1", "hello", 500), asks_tool("t1"), run_tool("t1")),
+        at(970_000),
+        at(970_001, tool_done("t1"), submit("t1")),
+        at(970_100, ends("r1"), ask("Tell the caller politely that the call has to end in about half a minute.")),
+        race=12,
+        on=plan(
+            max_call_s=1000,
+            tools=tuple(msgspec.structs.replace(tool, timeout_s=2000.0) for tool in TOOLS),
+            answer_retry_s=1e6,
+        ),
+    ),
     *(
         story(
             f"{what} is a note, and the call goes on",
@@ -452,6 +468,17 @@ def test_race(row: Story) -> None:
 def test_every_race_of_the_design_has_a_row() -> None:
     below = {11, 22, 23}  # these need a carrier that falls behind, or a deadline that is kept late
     assert {row.race for row in RACES} | below == set(range(1, 26))
+
+
+def test_a_caller_who_leaves_while_the_model_connects_closes_it_once() -> None:
+    """Race 18, before anybody has spoken."""
+    book = Playbook(plan())
+    book.play(
+        at(0, ROUTED, open_model(1)),
+        at(100, stream()),
+        at(200, caller_leaves(), CLOSE_MODEL, end(EndReason.CALLER_LEFT)),
+        at(300, ready(1)),
+    )
 
 
 def test_a_carrier_that_falls_behind_is_believed() -> None:

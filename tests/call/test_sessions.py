@@ -78,6 +78,15 @@ STORIES: list[Story] = [
         on=plan(clips=CLIPS),
     ),
     story(
+        "ids of the lost session mean nothing in the next, which may use them again",
+        at(0, response("r1"), says("r1", "i", 1000)),
+        at(500, caller_speaks(), CLEAR, truncate("i", 500)),
+        at(600, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(800, ready(2), ask(RESUME)),
+        at(900, response("r1"), says("r1", "j", 600), ends("r1")),
+        at(3000, hears("j", 600)),
+    ),
+    story(
         "lost in mid-sentence: what was received plays out, then the agent goes on",
         at(0, response("r1"), words("r1", "i", "hello there"), says("r1", "i", 2000)),
         at(500, lost(1), CLOSE_MODEL, open_model(2, 0, agent("hello there"))),

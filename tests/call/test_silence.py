@@ -16,6 +16,7 @@ from tests.call.playbook import (
     Playbook,
     Story,
     ask,
+    asks_tool,
     at,
     caller_speaks,
     caller_stops,
@@ -28,8 +29,11 @@ from tests.call.playbook import (
     pressed,
     ready,
     response,
+    run_tool,
     says,
     story,
+    submit,
+    tool_done,
     words,
 )
 
@@ -87,6 +91,15 @@ STORIES: list[Story] = [
         at(1500, response("r2"), says("r2", "j", 500), ends("r2")),
         at(20_000, hears("i", 5000), hears("j", 500), lambda book: _fillers(book, 0)),
         on=plan(clips=CLIPS, barge_in="off", model=OBEYS),
+    ),
+    story(
+        "a tool runs while the agent still speaks: nobody talks over that",
+        at(0, response("r1"), says("r1", "i", 5000), asks_tool("t1"), run_tool("t1")),
+        at(10, ends("r1")),
+        at(4000, tool_done("t1"), submit("t1"), ASK),
+        at(4100, response("r2"), says("r2", "j", 500), ends("r2")),
+        at(20_000, hears("i", 5000), hears("j", 500), lambda book: _fillers(book, 0)),
+        on=plan(clips=CLIPS),
     ),
     story(
         "nothing is owed to a caller who is speaking",
