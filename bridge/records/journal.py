@@ -67,6 +67,11 @@ class Journal:
         if len(self._batch) >= _BATCH:
             self._hand_over()
 
+    def watch_others(self, now: float, event: ev.Event, actions: Sequence[do.Action]) -> None:
+        """The same without frames, beside a `watch` that is shown every frame: each fact is to stand there once."""
+        if type(event) is not ev.CallerSpoke:
+            self.watch(now, event, actions)
+
     def close(self) -> None:
         """No more will come. Returns at once; closing twice is harmless."""
         if self._closed:

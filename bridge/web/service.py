@@ -110,7 +110,7 @@ class Service:
         journal = None if self._journals is None else self._journals.begin(plan)
         if journal is None:
             return watchers, []
-        return [*watchers, journal.watch], [journal.watch]
+        return [*watchers, journal.watch_others], [journal.watch]
 
     def _call_ended(self, driver: Driver, reason: EndReason) -> None:
         self.metrics.forget(driver.plan, reason.value)
