@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
+from aiohttp import web
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.server import ServerProtocol
 
@@ -442,3 +444,68 @@ async def test_giving_up_at_any_step_of_the_loop_leaves_no_socket() -> None:
                 await asyncio.sleep(0.005)
     gc.collect()
     assert not complaints
+
+
+# ---------------------------------------------------------------- other peers, other loops
+
+
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_aiohttps_server_on_either_loop(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def main() -> None:
+        async def echo(request: web.Request) -> web.WebSocketResponse:
+            socket = web.WebSocketResponse(max_msg_size=16 << 20)
+            await socket.prepare(request)
+            await socket.ping()
+            async for message in socket:
+                await socket.send_bytes(message.data)
+            return socket
+
+        app = web.Application()
+        app.router.add_get("/v1/realtime", echo)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        line = Line()
+        socket = await line.dial(f"ws://127.0.0.1:{runner.addresses[0][1]}/v1/realtime?model=m")
+        sent = [b"x" * length for length in (0, 1, 125, 126, 65_535, 65_536, 3 << 20)]
+        for payload in sent:
+            socket.send_binary(payload)
+        await line.until(lambda: len(line.messages) == len(sent))
+        assert line.messages == sent
+        socket.close(1000)
+        await line.until(lambda: bool(line.closed))
+        assert line.closed == [1000]
+        await runner.cleanup()
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_giving_up_on_uvloop_leaves_no_socket_either(tls: bool) -> None:
+    async def main() -> None:
+        async with door(b"HTTP/1.1 1") as (seen, url):
+            line = Line()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await connect.dial(
+                        url.replace("ws://", "wss://") if tls else url,
+                        HEADERS,
+                        (),
+                        on_message=line.message,
+                        on_closed=line.close,
+                    )
+            async with asyncio.timeout(5):
+                await seen.left.wait()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+def test_a_certificate_is_checked_on_uvloop_as_well() -> None:
+    async def main() -> None:
+        async with door(welcome, tls=True) as (seen, url):
+            assert (await refusal(url)).code == "tls_failed" and not seen.requests
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

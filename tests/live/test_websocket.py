@@ -444,3 +444,31 @@ def test_no_alarm_rings_after_the_end(side: Side) -> None:
             assert not timers, how
 
     virtual.run(main())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_probe_gives_up_a_peer_that_says_nothing_at_all(answers: bool) -> None:
+    async def main() -> None:
+        end = End(Side.CLIENT)
+        end.socket.keep_alive(every_s=5.0, within_s=5.0)
+        end.socket.probe(within_s=2.0)
+        end.socket.probe(within_s=2.0)
+        assert len(pings(end)) == 1, "one probe at a time"
+        if answers:
+            end.hears(end.from_peer())
+            await asyncio.sleep(4.0)
+            assert not end.closed
+            end.socket.probe(within_s=2.0)
+            assert len(pings(end)) == 1
+            end.socket.close()
+            end.socket.probe(within_s=2.0)
+        else:
+            await asyncio.sleep(2.1)
+            assert not end.closed, "a second look"
+            await asyncio.sleep(0.3)
+            assert [code for code, _ in end.closed] == [1011] and end.transport.aborted
+        await asyncio.sleep(1.1)
+        timers = [timer for timer in getattr(asyncio.get_running_loop(), "_scheduled", []) if not timer.cancelled()]
+        assert not timers
+
+    virtual.run(main())

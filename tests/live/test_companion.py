@@ -1,0 +1,98 @@
+"""The model on this machine as a child process: it comes up, it goes, and it never outlives us."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bridge.errors import PeerError
+from bridge.live import companion
+from bridge.live.companion import Companion
+
+ROOT = Path(__file__).parents[2]
+
+
+def pid_of(one: Companion) -> int:
+    assert one._process is not None
+    return one._process.pid
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_it_comes_up_answers_and_goes() -> None:
+    one = Companion()
+    try:
+        address = await one.start()
+        assert address.startswith("ws://127.0.0.1:") and address.endswith("/v1/realtime")
+        pid = pid_of(one)
+        assert os.getpgid(pid) != os.getpgid(0), "Ctrl-C in our terminal is not for it"
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(address.split(":")[2].split("/")[0]))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+    finally:
+        await one.stop()
+        await one.stop()
+    assert not alive(pid)
+
+
+async def test_one_that_cannot_start_is_a_plain_error_and_leaves_no_process(tmp_path: Path) -> None:
+    one = Companion(["--config", str(tmp_path / "nowhere")])
+    with pytest.raises(PeerError, match="did not start"):
+        await one.start()
+    assert one._process is None
+
+
+async def test_one_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(companion, "_START_S", 0.3)
+    monkeypatch.setattr(companion, "_STOP_S", 0.3)
+    monkeypatch.setattr(companion.sys, "executable", "/bin/sleep")  # sleep does not know these arguments and ends
+    with pytest.raises(PeerError):
+        await Companion().start()
+
+
+async def test_one_that_does_not_go_politely_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Companion()
+    await one.start()
+    pid = pid_of(one)
+    monkeypatch.setattr(companion, "_STOP_S", 0.3)
+    os.kill(pid, signal.SIGSTOP)  # it cannot see its standard input close
+    await one.stop()
+    assert not alive(pid)
+
+
+def test_it_ends_when_its_parent_is_killed() -> None:
+    program = (
+        "import asyncio\n"
+        "from bridge.live.companion import Companion\n"
+        "async def main():\n"
+        "    one = Companion()\n"
+        "    await one.start()\n"
+        "    print(one._process.pid, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+
+    async def gone() -> None:
+        async with asyncio.timeout(15):
+            while alive(child):
+                await asyncio.sleep(0.05)
+
+    asyncio.run(gone())
