@@ -23,6 +23,7 @@ from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.errors import RealtimeError, UsageError
 from bridge.live import connect
+from bridge.live.circuit import Circuits
 from bridge.live.driver import Driver
 from bridge.realtime import dialect as words
 from bridge.realtime.decoder import Fact
@@ -70,16 +71,23 @@ class Dial(Protocol):
 class ModelLeg:
     """All sessions of one call: the one in use, and at times the one that will take its place.
 
-    `targets` stand in the order of the plan's models.
+    `targets` stand in the order of the plan's models; `circuits` are shared with the other calls of the process.
     """
 
     def __init__(
-        self, driver: Driver, targets: Sequence[Target], *, caller: AudioFormat, dial: Dial = connect.dial
+        self,
+        driver: Driver,
+        targets: Sequence[Target],
+        *,
+        caller: AudioFormat,
+        dial: Dial = connect.dial,
+        circuits: Circuits | None = None,
     ) -> None:
         self.driver = driver
         self._targets = targets
         self.caller = caller
         self.dial = dial
+        self.circuits = circuits or Circuits()
         self._session: Session | None = None
         self._next: Session | None = None
         plan = driver.plan
@@ -202,6 +210,10 @@ class Session:
         self._opening = self._driver.spawn(self._open, f"session {self._number}")
 
     async def _open(self) -> None:
+        broken = self._leg.circuits.broken(self._target)
+        if broken is not None:
+            self._lost(RealtimeError(broken.why, code=broken.code), retry_after_s=broken.left_s)
+            return
         try:
             line = await self._race()
         except RealtimeError as error:
@@ -274,6 +286,9 @@ class Session:
 
     def _tell(self, fact: ev.Event) -> None:
         """Of a session that is not in use yet the call hears only whether it is ready, or lost."""
+        if isinstance(fact, ev.ModelComplained | ev.ResponseEnded) and fact.cure == "fatal":
+            code = fact.code if isinstance(fact, ev.ModelComplained) else fact.reason
+            self._leg.circuits.refused(self._target, code, fact.message)
         if self._leg.in_use(self):
             self._driver.deliver(fact)
         elif isinstance(fact, ev.ModelComplained) and fact.cure in ("rotate", "fatal"):
@@ -412,14 +427,21 @@ class Session:
             reason = reason.replace(self._target.api_key, "***")
         self._lost(RealtimeError(f"closed with {code} {reason}".rstrip(), code="connection_lost"), cure)
 
-    def _lost(self, error: RealtimeError, cure: words.Cure | None = None) -> None:
+    def _lost(
+        self, error: RealtimeError, cure: words.Cure | None = None, *, retry_after_s: float | None = None
+    ) -> None:
         if self._closed:
             return
         self.close()
         cure = cure or self._dialect.cure(error.code, error.message)
-        retry_after_s = getattr(error, "retry_after_s", None)
-        if retry_after_s is None and error.code == "rate_limit_exceeded":
-            retry_after_s = _BUSY_S
+        if retry_after_s is None:  # said by the service, and not by what is known of it
+            retry_after_s = getattr(error, "retry_after_s", None)
+            if retry_after_s is None and error.code == "rate_limit_exceeded":
+                retry_after_s = _BUSY_S
+            if cure == "fatal":
+                self._leg.circuits.refused(self._target, error.code, error.message)
+            elif retry_after_s is not None:
+                self._leg.circuits.busy(self._target, error.code, error.message, retry_after_s)
         log.warning("model_session_lost", call_id=self._driver.plan.call_id, code=error.code, why=error.message)
         self._driver.deliver(
             ev.ModelLost(

@@ -20,6 +20,7 @@ from bridge.call import events as ev
 from bridge.call.plan import CallPlan
 from bridge.errors import EndReason, UsageError
 from bridge.live import connect
+from bridge.live.circuit import Circuits
 from bridge.live.driver import Driver, Outside, Watcher
 from bridge.live.model import Dial, ModelLeg
 from bridge.live.places import Places
@@ -88,6 +89,7 @@ class Switchboard:
         self._watchers = watchers
         self._ended = ended
         self._dial = dial
+        self._circuits = Circuits()
         self._lines: dict[str, _Line] = {}  # by carrier call id
         self._over: dict[str, tuple[EndReason, str]] = {}  # why it ended, and whom it was handed on to
         self._draining = False
@@ -143,7 +145,7 @@ class Switchboard:
     def _driver(self, plan: CallPlan, targets: Sequence[Target]) -> Driver:
         driver = Driver(plan, outside=self._services)
         caller = AudioFormat(plan.carrier.encoding, plan.carrier.rate_hz)
-        driver.model = ModelLeg(driver, targets, caller=caller, dial=self._dial)
+        driver.model = ModelLeg(driver, targets, caller=caller, dial=self._dial, circuits=self._circuits)
         if self._watchers is not None:
             driver.watch(*self._watchers(driver))
         return driver

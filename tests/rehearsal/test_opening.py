@@ -217,3 +217,49 @@ async def test_f14_or_in_the_agents_next_service_which_heard_the_question() -> N
         assert story.transcript()[-1][0] == "agent" and "nine in the morning" in story.transcript()[-1][1]
         assert await story.say_goodbye() is EndReason.AGENT_HUNG_UP
         await story.holds()
+
+
+@on_virtual_time
+async def test_f02_f14_a_service_that_refused_one_call_is_not_asked_by_the_next() -> None:
+    async with Scene(REFUSED_KEY, services={"second": None}) as scene:
+        for number in (1, 2):
+            story = await Story.begin(scene)
+            await story.leg.wait_until_agent_speaks()
+            assert scene.model.connections == 1, "it was asked again"
+            assert scene.models["second"].connections == number
+            story.leg.hang_up()
+            assert await scene.reason(story.leg) is EndReason.CALLER_LEFT
+        await story.pass_s(5)
+        story = await Story.greeted(scene)
+        assert scene.model.connections == 2, "it may be better by now"
+        assert await story.say_goodbye() is EndReason.AGENT_HUNG_UP
+        await story.holds()
+
+
+@on_virtual_time
+async def test_f14_a_quota_that_ends_in_one_call_is_known_to_the_next_within_a_second() -> None:
+    script = {"connections": [{"on": 1, "responses": [{"nth": 2, "status": "failed", "code": "insufficient_quota"}]}]}
+    async with Scene(script) as scene:
+        story = await Story.greeted(scene)
+        await story.ask()
+        await story.leg.wait_until_agent_speaks()  # the apology
+        second = await Story.begin(scene)
+        assert await scene.reason(second.leg) is EndReason.MODEL_REFUSED
+        assert scene.model.connections == 1
+        assert await apologised_after(second) <= 1000
+        assert await scene.reason(story.leg) is EndReason.MODEL_REFUSED
+        await story.holds()
+
+
+@on_virtual_time
+async def test_f03_a_busy_service_is_left_alone_by_new_calls_for_as_long_as_it_asked() -> None:
+    busy = {"on": 1, "refuse": {"status": 429, "headers": {"Retry-After": "4"}}}
+    async with Scene({"connections": [busy]}, services={"second": None}) as scene:
+        for _ in range(3):
+            story = await Story.begin(scene)
+            await story.leg.wait_until_agent_speaks()
+        assert scene.model.connections == 1 and scene.models["second"].connections == 3
+        await story.pass_s(5)
+        story = await Story.greeted(scene)
+        assert scene.model.connections == 2
+        assert await story.say_goodbye() is EndReason.AGENT_HUNG_UP
