@@ -31,7 +31,10 @@ except ImportError:  # no compiled wheel for this platform: slower, the same byt
 
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
+_CONTROL: Final = 0x08
 _CLOSE_WAIT_S: Final = 1.0
+_MOST_UNCOMMON: Final = 1000  # control frames, and of a client fragments, from one ping of ours to the next
+_MOST_UNREAD: Final = 262_144  # bytes a peer may leave unread while it makes us answer
 _SECOND_LOOK_S: Final = 0.25
 _SMALLEST_FRAGMENT: Final = 64  # bytes, on average; a message in smaller pieces than that is an attack on memory
 _LONGEST_REASON: Final = 123  # bytes in a close frame (RFC 6455 section 5.5)
@@ -82,6 +85,8 @@ class CallSocket:
         self._fragments: list[bytes] = []
         self._fragments_text = True
         self._most_fragments = max(1024, max_bytes // _SMALLEST_FRAGMENT)
+        self._uncommon = 0
+        self._most_unread = max(_MOST_UNREAD, max_bytes)
         self._alarm: asyncio.TimerHandle | None = None
         self._unanswered = False
         self._probe: asyncio.TimerHandle | None = None
@@ -134,6 +139,11 @@ class CallSocket:
                 payload = apply_mask(data[body + 4 : after], data[body : body + 4]) if masked else data[body:after]
                 self.on_message(payload, head == _TEXT)
             else:
+                if self._mask_bit or head & _CONTROL:
+                    self._uncommon += 1
+                    if self._uncommon > _MOST_UNCOMMON:
+                        self._fail(1008, "too many frames")
+                        return
                 self._wire.receive_data(data[at:after])
                 self._settle()
             if self.finished:
@@ -183,6 +193,8 @@ class CallSocket:
         # connection, and the call, for ever.
         if self._wire.close_rcvd is not None or self._wire.parser_exc is not None:
             self._hang_up()
+        elif self._transport.get_write_buffer_size() > self._most_unread:
+            self.abort()
 
     def _hang_up(self) -> None:
         """What was written still leaves; a peer that does not read it is cut off."""
@@ -246,6 +258,7 @@ class CallSocket:
         loop = asyncio.get_running_loop()
 
         def ping() -> None:
+            self._uncommon = 0
             self._unanswered = True
             self._wire.send_ping(os.urandom(4))
             self._flush()

@@ -151,7 +151,7 @@ class _Stream:
         self.said: list[bytes] | None = [] if keep else None  # all that came, while the stream may be another worker's
         self._leg: PhoneLeg | None = None
         self._proven = False
-        self._messages = 0
+        self._messages = self._bytes = 0
         self.socket = CallSocket(
             server_wire(MAX_BYTES),
             transport,
@@ -165,11 +165,14 @@ class _Stream:
     def _introduce(self, payload: bytes, is_text: bool) -> None:
         """Messages before the stream has proven itself: connected, then start. Unknown events may come between."""
         self._messages += 1
+        self._bytes += len(payload)
         message = twilio.decode(payload) if is_text else twilio.Malformed("binary")
         match message:
+            case _ if self._messages > _MOST_BEFORE_START or self._bytes > MAX_BYTES:
+                self._refuse("too much came before start")
             case twilio.Start():
                 self._start(message)
-            case None | twilio.Connected() if self._messages < _MOST_BEFORE_START:
+            case None | twilio.Connected():
                 pass
             case _:
                 self._refuse("the stream did not begin with start")

@@ -167,16 +167,18 @@ async def test_a_header_that_claims_a_terabyte_costs_nothing(side: Side, claimed
     assert peak < 1 << 20
 
 
+@SIDES
 @pytest.mark.parametrize("size", [0, 1, 100])
-async def test_fragments_without_end_close_with_1009(size: int) -> None:
-    end = End()
-    end.hears(frame(b"x" * size, fin=False))
-    piece = frame(b"x" * size, opcode=0, fin=False)
+async def test_fragments_without_end_are_cut_off(side: Side, size: int) -> None:
+    """Too large is 1009; so is too many of a service's; a carrier has no business with fragments at all."""
+    end, mask = End(side), mask_for(side)
+    end.hears(frame(b"x" * size, fin=False, mask=mask))
+    piece = frame(b"x" * size, opcode=0, fin=False, mask=mask)
     for _ in range(2000):
         end.hears(piece)
         if end.closed:
             break
-    assert [code for code, _ in end.closed] == [1009]
+    assert [code for code, _ in end.closed] == [1008 if side is Side.SERVER and size < 66 else 1009]
     assert end.messages == []
 
 
@@ -187,6 +189,49 @@ async def test_a_large_message_in_many_small_fragments_is_not_mistaken_for_an_at
         end.hears(frame(b"x" * 1024, opcode=0, fin=False, mask=None))
     end.hears(frame(b"x", opcode=0, mask=None))
     assert [len(payload) for payload, _ in end.messages] == [4001 * 1024 + 1]
+
+
+@pytest.mark.parametrize("kind", ["pings", "pongs", "fragments"])
+async def test_a_flood_of_frames_that_are_no_messages_is_closed_with_1008(kind: str) -> None:
+    end = End()
+    flood = {
+        "pings": frame(b"x" * 125, opcode=9),
+        "pongs": frame(b"", opcode=10),
+        "fragments": frame(b"x", fin=False) + frame(b"y", opcode=0),
+    }[kind]
+    for _ in range(3000):
+        end.hears(flood)
+        if end.closed:
+            break
+    assert [code for code, _ in end.closed] == [1008] and end.transport.closed
+
+
+def test_a_peer_that_pings_now_and_then_for_a_day_is_welcome() -> None:
+    async def main() -> None:
+        end = End()
+        end.socket.keep_alive(every_s=10.0, within_s=5.0)
+        for _ in range(8640):
+            await asyncio.sleep(10.0)
+            end.hears(frame(b"x", opcode=9))
+            end.transport.taken()
+        assert not end.closed
+        end.socket.abort()
+
+    virtual.run(main())
+
+
+async def test_a_service_may_send_as_many_fragments_as_it_likes() -> None:
+    end = End(Side.CLIENT, limit=8 << 20)
+    for _ in range(1500):
+        end.hears(frame(b"x", fin=False, mask=None) + frame(b"y", opcode=0, mask=None))
+    assert len(end.messages) == 1500 and not end.closed
+
+
+async def test_a_peer_that_makes_us_answer_and_does_not_read_is_cut_off() -> None:
+    end = End()
+    end.transport.crowded = 262_145
+    end.hears(frame(b"x" * 125, opcode=9))
+    assert [code for code, _ in end.closed] == [1006] and end.transport.aborted
 
 
 # ---------------------------------------------------------------- the same as the library, whatever comes

@@ -307,9 +307,13 @@ async def test_events_nobody_knows_are_tolerated_before_start_but_not_for_ever(o
     await connection.send(start(one.token()))
     await one.until(lambda: one.driver().call.state.stream_id == "MZ1")
     flood = await one.knock()
-    for _ in range(10):
+    for _ in range(11):
         await flood.send(novelty)
     assert await closed(flood) == 1008
+    heavy = await one.knock()
+    for _ in range(2):
+        await heavy.send(json.dumps({"event": "novelty", "x": "y" * 40_000}))
+    assert await closed(heavy) == 1008
 
 
 async def test_a_socket_that_says_nothing_is_closed_with_1008(opened: Open) -> None:
