@@ -1,8 +1,8 @@
 """Is there a voice, judged by loudness alone and for next to nothing: a second opinion on somebody else's detector.
 
 Each sample is looked up on a logarithmic scale, and a frame's mean is compared with the surrounding's, which is
-learned from the quietest frames. About a microsecond a frame. It is fooled by music and by many voices, never by
-steady noise for long.
+learned from the quietest frames. For G.711 about a microsecond a frame. It is fooled by music and by many voices,
+never by steady noise for long.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from functools import cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bridge.audio.encoding import samples_by_code
+from bridge.audio.encoding import decode, samples_by_code
 from bridge.audio.formats import AudioFormat, Encoding
 
 _STEPS_A_DB: Final = 20 / 6.02  # of the scale: 20 steps are a factor of two
@@ -25,19 +26,20 @@ _FALL: Final = 0.2  # of the way a frame
 class Loudness:
     """Hears the frames of one leg."""
 
-    __slots__ = ("_floor", "_high_bytes", "_table")
+    __slots__ = ("_floor", "_table")
 
     def __init__(self, format: AudioFormat) -> None:
-        self._table = _scale(format.encoding)
-        self._high_bytes = format.encoding == "pcm16"
+        self._table = None if format.encoding == "pcm16" else _table(format.encoding)
         self._floor: float | None = None
 
     def is_loud(self, frame: bytes, ms: float) -> bool:
         """Whether this frame stands out from its surrounding."""
-        codes = frame[1::2] if self._high_bytes else frame
-        if not codes:
+        if len(frame) < 2:
             return False
-        level = sum(codes.translate(self._table)) / len(codes)
+        if self._table is not None:
+            level = sum(frame.translate(self._table)) / len(frame)
+        else:
+            level = float(_scale(decode("pcm16", frame)).mean())
         floor = level if self._floor is None else self._floor
         loud = level > floor + _LOUD
         if level < floor:
@@ -48,8 +50,11 @@ class Loudness:
 
 
 @cache
-def _scale(encoding: Encoding) -> bytes:
-    """For each byte how loud it is; of 16-bit samples the high byte tells enough."""
-    samples = np.arange(256, dtype=np.uint8).view(np.int8) * 256.0 if encoding == "pcm16" else samples_by_code(encoding)
-    scale = np.rint(20 * np.log2(1 + np.abs(samples.astype(np.float64)) / 16))
-    return bytes(scale.astype(np.uint8).tolist())
+def _table(encoding: Encoding) -> bytes:
+    """For each byte how loud it is."""
+    return bytes(np.rint(_scale(samples_by_code(encoding))).astype(np.uint8).tolist())
+
+
+def _scale(samples: NDArray[np.int16]) -> NDArray[np.float64]:
+    """0 to 220; twice as loud is 20 more."""
+    return 20 * np.log2(1 + np.abs(samples.astype(np.float64)) / 16)

@@ -1,115 +1,119 @@
-"""The bystander: what it hears by loudness alone, and when it speaks up."""
+"""The bystander says what the service should have said, and only then."""
 
 from __future__ import annotations
 
-import numpy as np
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from bridge.audio.formats import MULAW_8K
-from bridge.audio.g711 import encode_mulaw
 from bridge.call import events as ev
 from bridge.call.plan import SessionPlan, TurnDetection
 from bridge.live.bystander import Bystander
-from tests.live.calls import Running, begin, plan
-from tests.live.test_driver import on_virtual_time
+from bridge.live.driver import Driver
+from tests.call.playbook import plan
 
-QUIET = b"\xff" * 160
-LOUD = encode_mulaw((8000 * np.sin(np.arange(160) * 2 * np.pi * 300 / 8000)).astype("<i2").tobytes())
-
-
-class Ear:
-    """A bystander of a call, and what it said."""
-
-    def __init__(self, call: Running) -> None:
-        self.call = call
-        self.bystander = Bystander(call.driver, MULAW_8K)
-        self.said: list[str] = []
-        call.driver.watch([self._note])
-
-    def _note(self, at: float, event: ev.Event, actions: object) -> None:
-        if isinstance(event, ev.CallerUnheard | ev.CallerQuiet):
-            self.said.append(type(event).__name__)
-
-    def hear(self, frame: bytes, ms: int) -> None:
-        for _ in range(ms // 20):
-            self.call.tell(ev.CallerSpoke(frame, 20.0))
-            self.bystander.hear(frame, 20.0)
+VOICE, SILENCE = b"\x20\xa0" * 80, b"\xff" * 160
 
 
-async def ear(detection: TurnDetection | None = None, *, ready: bool = True) -> Ear:
-    session = SessionPlan(turn_detection=detection or TurnDetection())
-    one = Ear(await begin(call_plan=plan(session=session)))
-    if not ready:
-        one.call.tell(ev.ModelLost(1, "gone", "retry", 2.0))
-    one.hear(QUIET, 1000)
-    return one
+class Leg:
+    """A call's state as the bystander sees it, and what it was told."""
+
+    def __init__(self, detection: TurnDetection | None = None, *, model: str = "ready") -> None:
+        self.turns = SimpleNamespace(caller_speaking=False)
+        self.state = SimpleNamespace(model=model, turns=self.turns, voice=False)
+        self.told: list[tuple[float, ev.Event]] = []
+        self.at_ms = 0.0
+        self.plan = plan(session=SessionPlan(turn_detection=detection or TurnDetection()))
+        self.call = SimpleNamespace(state=self.state)
+        self._bystander = Bystander(cast(Driver, cast(Any, self)), MULAW_8K)
+        self.hears(SILENCE, 1000)
+
+    def deliver(self, event: ev.Event) -> None:
+        self.told.append((self.at_ms, event))
+
+    def hears(self, frame: bytes, ms: float) -> None:
+        for _ in range(int(ms / 20)):
+            self.at_ms += 20
+            self._bystander.hear(frame, 20.0)
+
+    @property
+    def facts(self) -> list[ev.Event]:
+        return [event for _, event in self.told]
 
 
-async def hang_up(one: Ear) -> None:
-    one.call.tell(ev.CallerLeft("stop"))
-    await one.call.task
+def test_a_caller_the_service_hears_is_no_news() -> None:
+    leg = Leg()
+    leg.hears(VOICE, 300)
+    leg.turns.caller_speaking = True
+    leg.hears(VOICE, 3000)
+    leg.hears(SILENCE, 600)
+    leg.turns.caller_speaking = False
+    leg.hears(SILENCE, 10_000)
+    assert leg.told == []
 
 
-@on_virtual_time
-async def test_silence_and_clicks_are_not_a_voice() -> None:
-    one = await ear()
+def test_a_voice_the_service_says_nothing_of() -> None:
+    leg = Leg()
+    leg.hears(VOICE, 580)
+    assert leg.told == []
+    leg.hears(VOICE, 20)
+    assert leg.facts == [ev.CallerUnheard()]
+    leg.hears(VOICE, 2500)
+    assert len(leg.told) == 1, "said again too soon"
+    leg.hears(VOICE, 200)
+    assert leg.facts == [ev.CallerUnheard()] * 2
+
+
+def test_clicks_are_no_voice() -> None:
+    leg = Leg()
     for _ in range(50):
-        one.hear(LOUD, 40)
-        one.hear(QUIET, 300)
-    assert one.said == []
-    await hang_up(one)
-
-
-@on_virtual_time
-async def test_a_voice_the_service_does_not_notice_is_told_and_not_too_often() -> None:
-    one = await ear()
-    one.hear(LOUD, 900)
-    assert one.said == ["CallerUnheard"]
-    one.hear(LOUD, 1500)
-    assert one.said == ["CallerUnheard"]
-    one.hear(LOUD, 2000)
-    assert one.said == ["CallerUnheard"] * 2
-    assert one.call.model.probes >= 1, "the service is asked for a sign of life"
-    await hang_up(one)
-
-
-@on_virtual_time
-async def test_a_voice_the_service_noticed_is_no_news() -> None:
-    one = await ear()
-    one.call.tell(ev.CallerSpeechStarted("c1"))
-    one.hear(LOUD, 5000)
-    assert one.said == []
-    await hang_up(one)
+        leg.hears(VOICE, 40)
+        leg.hears(SILENCE, 200)
+    assert leg.told == []
 
 
 @pytest.mark.parametrize(
-    ("detection", "patience_ms"),
+    ("detection", "after_ms"),
     [
-        (TurnDetection(silence_ms=500), 2000),
+        (TurnDetection(), 2000),
         (TurnDetection(silence_ms=3000), 4000),
-        (TurnDetection(kind="semantic_vad", eagerness="low"), 9000),
-        (TurnDetection(kind="semantic_vad", eagerness="high"), 3000),
+        (TurnDetection("semantic_vad", eagerness="low"), 9000),
+        (TurnDetection("semantic_vad"), 5000),
+        (TurnDetection("semantic_vad", eagerness="high"), 3000),
     ],
 )
-@on_virtual_time
-async def test_a_detector_that_is_stuck_is_noticed_after_its_own_patience(
-    detection: TurnDetection, patience_ms: int
+def test_an_end_of_speech_the_service_misses_is_told_when_it_would_not_wait_any_more(
+    detection: TurnDetection, after_ms: int
 ) -> None:
-    one = await ear(detection)
-    one.call.tell(ev.CallerSpeechStarted("c1"))
-    one.hear(LOUD, 1000)
-    one.hear(QUIET, patience_ms - 200)
-    assert one.said == []
-    one.hear(QUIET, 400)
-    assert one.said[:1] == ["CallerQuiet"]
-    await hang_up(one)
+    leg = Leg(detection)
+    leg.turns.caller_speaking = True
+    leg.hears(VOICE, 2000)
+    leg.hears(SILENCE, after_ms - 20)
+    assert leg.told == []
+    leg.hears(SILENCE, 20)
+    assert leg.facts == [ev.CallerQuiet()]
 
 
-@on_virtual_time
-async def test_while_there_is_no_service_a_turn_begins_and_ends_by_ear() -> None:
-    one = await ear(ready=False)
-    one.hear(LOUD, 1000)
-    assert one.said == ["CallerUnheard"] and one.call.driver.call.state.owes_answer
-    one.hear(QUIET, 900)
-    assert one.said == ["CallerUnheard", "CallerQuiet"]
-    await hang_up(one)
+def test_a_click_delays_the_end_of_speech_a_little() -> None:
+    leg = Leg()
+    leg.turns.caller_speaking = True
+    leg.hears(SILENCE, 1000)
+    leg.hears(VOICE, 20)
+    leg.hears(SILENCE, 1000 + 80)
+    assert leg.told == []
+    leg.hears(SILENCE, 20)
+    assert leg.facts == [ev.CallerQuiet()]
+
+
+def test_while_there_is_no_service_it_tells_both_ends_of_what_the_caller_says() -> None:
+    leg = Leg(model="opening")
+    leg.hears(VOICE, 600)
+    assert leg.facts == [ev.CallerUnheard()]
+    leg.state.voice = True
+    leg.hears(VOICE, 1000)
+    leg.hears(SILENCE, 680)
+    assert len(leg.told) == 1
+    leg.hears(SILENCE, 20)
+    assert leg.facts[1:] == [ev.CallerQuiet()]
