@@ -185,6 +185,7 @@ def _forget(desk: Desk, silent_ms: float = 0.0) -> None:
     """
     state, turns = desk.state, desk.turns
     busy = turns.being_made or turns.asked is not None or turns.expecting or turns.caller_speaking
+    silent_ms = min(max(0.0, silent_ms), desk.policies.hold_caller_ms)
     tail = int((_TAIL_MS + silent_ms) * desk.plan.carrier.bytes_per_ms)
     if state.voice_at is not None and desk.at - state.voice_at < silent_ms:
         busy, state.turn_bytes = True, max(state.turn_bytes or 0, min(tail, len(state.recent)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf, nan
+
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -94,6 +96,9 @@ _PAUSES = st.sampled_from([0, 0, 1, 20, 400, 3000])
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example("usual", [(ev.ModelLost(1, "", "retry", inf, inf), 0)], True)
+@example("usual", [(ev.ModelLost(1, "", "retry", nan, nan), 0)], True)
+@example("usual", [(ev.ModelReady(1, nan), 0), (ev.ModelReady(1, inf), 0)], False)
 @given(st.sampled_from(sorted(_PLANS)), st.lists(st.tuples(_ANYTHING, _PAUSES), max_size=60), st.booleans())
 def test_no_sequence_of_facts_is_too_strange(name: str, facts: list[tuple[ev.Event, int]], up: bool) -> None:
     call_plan = _PLANS[name]
