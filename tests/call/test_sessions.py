@@ -334,6 +334,69 @@ STORIES: list[Story] = [
 ]
 
 
+STORIES += [
+    story(
+        "a voice the service says nothing of: is it still there? What was said since its last word is sent again",
+        at(0, response("r1"), words("r1", "i", "hello"), says("r1", "i", 500), ends("r1")),
+        at(3000, caller_audio(1000), ev.CallerUnheard(), do.ProbeModel()),
+        at(4500, lost(1, silent_ms=3500), CLOSE_MODEL, open_model(2, 0, agent("hello"))),
+        at(4600, ready(2)),
+        at(8600, ASK),  # it heard no turn in that: it is asked
+    ),
+    story(
+        "a service that was silent while nobody spoke owes nothing",
+        at(0, response("r1"), words("r1", "i", "hello"), says("r1", "i", 500), ends("r1")),
+        at(9000, lost(1, silent_ms=8500), CLOSE_MODEL, open_model(2, 0, agent("hello"))),
+        at(9100, ready(2)),
+        at(20_000, lambda book: _clip(book, "filler", 0)),
+        on=plan(clips=CLIPS),
+    ),
+    story(
+        "nobody talks over a caller who speaks while there is no session; then they are owed an answer",
+        at(0, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(600, ev.CallerUnheard()),
+        at(2000, lost(2)),
+        at(2500, open_model(3, 0), lambda book: _clip(book, "filler", 0)),
+        at(2600, ev.CallerUnheard()),
+        at(3000, ev.CallerQuiet()),
+        at(4400, lambda book: _clip(book, "filler", 400)),
+        at(4500, ready(3), ask(RESUME)),
+        on=plan(clips=CLIPS),
+    ),
+    story(
+        "a caller nothing more is heard of has come to an end",
+        at(0, caller_speaks()),
+        at(100, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(3000, lambda book: _clip(book, "filler", 0)),
+        at(4600, lambda book: _clip(book, "filler", 400)),
+        on=plan(clips=CLIPS),
+    ),
+    story(
+        "speech in held audio, told of late, does not silence who speaks now",
+        at(0, caller_audio(1000), caller_speaks()),
+        at(500, caller_stops()),
+        at(600, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(2000, ready(2)),
+        at(2050, caller_speaks("c1"), caller_stops("c1")),
+        at(2400, lambda book: _clip(book, "filler", 400)),
+        at(2500, response("r1"), says("r1", "i", 500), ends("r1")),
+        at(3500, hears("i", 500)),
+        on=plan(clips=CLIPS),
+    ),
+    story(
+        "but a caller who goes on speaking interrupts, a little later",
+        at(0, caller_audio(1000), caller_speaks()),
+        at(600, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(700, ev.CallerQuiet()),
+        at(1750, ready(2)),
+        at(1800, caller_speaks("c1")),
+        at(2200, CLEAR, lambda book: _clip(book, "filler", 500)),
+        at(4000, lambda book: _clip(book, "filler", 500)),
+        on=plan(clips={"filler": bytes([250]) * 8000}),
+    ),
+]
+
+
 def _clip(book: Playbook, clip: str, ms: float) -> None:
     assert book.clip_ms(clip) == ms
 
