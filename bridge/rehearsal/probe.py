@@ -35,6 +35,7 @@ STEP_S: Final = 5.0
 ANSWER_S: Final = 20.0
 RATE_HZ: Final = 24_000
 _PIECE_MS: Final = 100
+PIECE_EVERY_S: Final = _PIECE_MS / 1000  # a caller speaks no faster
 _PIECE_BYTES: Final = RATE_HZ * 2 * _PIECE_MS // 1000
 _BEYOND_MS: Final = 60_000
 _TOOL: Final[dict[str, Any]] = {
@@ -376,7 +377,7 @@ async def _speak(session: Session) -> tuple[int, float]:
         piece = sound[at : at + _PIECE_BYTES].ljust(_PIECE_BYTES, b"\0")
         text = pybase64.b64encode(piece).decode("ascii")
         await session.send({"type": "input_audio_buffer.append", "audio": text})
-        due += _PIECE_MS / 1000
+        due += PIECE_EVERY_S
         await asyncio.sleep(max(0.0, due - loop.time()))
         if at + _PIECE_BYTES < len(sound):
             continue
@@ -429,7 +430,8 @@ async def cancel(session: Session) -> None:
     """Cancelling an answer"""
     meaning = "An interrupted answer is generated, and paid for, to its end; the caller hears none of it."
     since = await session.say("Count slowly from one to sixty, in words.")
-    if await session.wait(sounds, since, ANSWER_S) is None:
+    begun = await session.wait(lambda event: sounds(event) or event["type"] == "response.done", since, ANSWER_S)
+    if begun is None or not sounds(begun[1]):
         session.found("cancel", "unclear", "no answer to cancel", missing=meaning)
         return
     asked = await session.send({"type": "response.cancel"})
