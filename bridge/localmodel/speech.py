@@ -30,16 +30,17 @@ SPEECH_RATE_HZ = 24_000
 CLIPS = Path(__file__).parent / "clips"
 
 # The realtime services' voice names and espeak-ng's nearest; names beginning with "en" are espeak-ng's own.
+# Variants that breathe (f2, f3, f5) sound a little different every time: a call with them is not repeatable.
 VOICES = {
     "alloy": "en-us",
     "ash": "en-us+m3",
     "ballad": "en-gb",
     "cedar": "en-gb-scotland",
-    "coral": "en-us+f2",
+    "coral": "en-us+f1",
     "echo": "en-us+m1",
-    "marin": "en-us+f3",
+    "marin": "en-us+f4",
     "sage": "en-gb-x-rp",
-    "shimmer": "en-us+f4",
+    "shimmer": "en-us+f1",
     "verse": "en-us+m7",
 }
 WORDS_PER_MINUTE = 165
