@@ -152,3 +152,14 @@ def test_one_filler_is_enough_for_a_sentence_that_halts() -> None:
     book.give(says("r1", "i", 1000))
     book.run_until(30_000)
     _fillers(book, 1)
+
+
+def test_every_wait_has_a_first_filler_of_its_own() -> None:
+    book = Playbook.connected(plan(clips=CLIPS))
+    for began in (0, 3000):
+        book.run_until(began)
+        book.give(caller_speaks())
+        book.run_until(began + 1000)
+        book.give(caller_stops())
+    book.run_until(6500)
+    assert [stretch.begins for stretch in book.carrier.played] == [2500, 5500]
