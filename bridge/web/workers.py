@@ -271,13 +271,17 @@ async def work(given: Assignment) -> None:
     await service.start(
         model_url=given.model_url, public_url=given.public_url, sock=sockets.socket(fileno=given.listener)
     )
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _orphaned)
+    orphaned = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _orphaned, orphaned)
     os.write(sys.stdout.fileno(), _READY)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads it any more
     await service.run()
+    if orphaned.is_set():
+        shutil.rmtree(given.folder, ignore_errors=True)  # nobody else is left to do it
 
 
-def _orphaned() -> None:
+def _orphaned(orphaned: asyncio.Event) -> None:
     """Standard input has ended, so the parent is gone: end as if it had asked for it."""
+    orphaned.set()
     asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
     os.kill(os.getpid(), signal.SIGTERM)

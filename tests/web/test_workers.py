@@ -289,7 +289,8 @@ async def test_sigterm_drains_every_worker_and_none_is_left() -> None:
         assert not [pid for pid in workers if _lives(pid)]
 
 
-async def test_workers_end_when_their_parent_is_gone() -> None:
+async def test_workers_end_when_their_parent_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     async with LocalModel({"front-desk": BRAIN}, recogniser=Person(), detection="energy") as model:
         service = await _serving(f"ws://127.0.0.1:{model.port}/v1/realtime", drain_s=0)
         await _url(service)
@@ -297,6 +298,7 @@ async def test_workers_end_when_their_parent_is_gone() -> None:
         service.kill()
         await service.wait()
         await until(lambda: _true(not any(_lives(pid) for pid in workers)))
+        assert not os.listdir(tmp_path)  # nothing of theirs is left lying about
 
 
 async def _serving(model_url: str, *, drain_s: int) -> asyncio.subprocess.Process:
