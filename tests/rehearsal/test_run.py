@@ -1,0 +1,90 @@
+"""Running scenarios: processes, order, what is left behind, and timelines that fold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridge.localmodel.server import LocalModel
+from bridge.rehearsal import run as runner
+from bridge.rehearsal.folding import timeline
+from bridge.rehearsal.run import Run, run, run_one
+from bridge.sim.report import CallResult
+from bridge.sim.scenario import Scenario, from_dict
+from bridge.sim.timeline import Moment
+
+
+def scenario(name: str, **more: object) -> Scenario:
+    document = {"name": name, "caller": [{"silence": 500}, {"hang_up": True}], **more}
+    return from_dict(document, source=f"{name}.yaml")
+
+
+def test_many_scenarios_in_many_processes_come_back_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_cores", lambda: 2)
+    given = [scenario(f"call-{number}", seed=number) for number in range(8)]
+    heard: list[str] = []
+    shared = run(given, Run(), lambda result: heard.append(result.title))
+    assert heard == [one.name for one in given]
+    alone = [result for one in given for result in run_one(one, Run())]
+    assert [_line(result) for result in shared] == [_line(result) for result in alone]
+
+
+def _line(result: CallResult) -> str:
+    assert result.outcome is not None, result.error
+    return result.outcome.timeline
+
+
+def test_a_repeated_scenario_has_the_next_seed_each_time() -> None:
+    results = run_one(scenario("call", repeat=3, seed=7), Run())
+    assert [result.outcome and result.outcome.seed for result in results] == [7, 8, 9]
+    assert [result.title for result in results] == ["call #1", "call #2", "call #3"]
+
+
+def test_what_keeps_a_scenario_from_running_is_its_result() -> None:
+    (result,) = run_one(scenario("call", agent="nobody"), Run())
+    assert not result.passed
+    assert result.failures == ["there is no sample agent 'nobody'; there are front-desk, pizza-order"]
+
+
+def test_a_session_that_outlives_its_call_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalModel, "sessions", property(lambda model: 1))
+    (result,) = run_one(scenario("call"), Run())
+    assert result.failures == ["1 sessions of the model are open 2 s after the calls"]
+
+
+def test_a_timeline_folds_what_only_keeps_audio_flowing_and_keeps_each_time() -> None:
+    moments = [
+        Moment(0.0, "carrier", "start"),
+        *(Moment(at, "bridge", "media", {"ms": 100, "position_ms": at, "ahead_ms": 0}) for at in (20.0, 120.0, 220.0)),
+        Moment(300.0, "bridge", "clear", {"heard_ms": 280}),
+        Moment(310.5, "bridge", "media", {"ms": 20, "position_ms": 0, "ahead_ms": 0}),
+    ]
+    assert timeline(moments, [(300.0, "CallerSpeechStarted item_1 -> ClearPlayback")]).splitlines() == [
+        "      0.00  carrier  start",
+        "     20.00  bridge   media 100x3 at 0 +100x2",
+        "    300.00  service  CallerSpeechStarted item_1 -> ClearPlayback",
+        "    300.00  bridge   clear          heard_ms=280",
+        "    310.50  bridge   media          ms=20 position_ms=0 ahead_ms=0",
+    ]
+
+
+def test_a_decision_that_does_more_than_keep_audio_flowing_has_its_own_line() -> None:
+    story = [
+        (0.0, "MarkReturned 1.4 -> PlayAudio 100 ms"),
+        (100.0, "MarkReturned 1.5 -> PlayAudio 100 ms"),
+        (200.0, "MarkReturned 1.6 -> HangUp"),
+    ]
+    assert timeline([], story).splitlines() == [
+        "      0.00  service  MarkReturned 1.4 -> PlayAudio 100 ms 1.5 -> PlayAudio 100 ms at 0 +100",
+        "    200.00  service  MarkReturned 1.6 -> HangUp",
+    ]
+
+
+def test_only_one_call_at_a_time_on_the_virtual_clock_is_compared(tmp_path: Path) -> None:
+    given = [scenario("call")]
+    assert runner.not_compared(given, Run(golden=tmp_path)) == ["call"]
+    assert runner.not_compared(given, Run(golden=tmp_path, calls=2)) == []
+    assert runner.not_compared(given, Run(golden=tmp_path, clock="real")) == []
+    (tmp_path / "call.txt").write_text("", encoding="utf-8")
+    assert runner.not_compared(given, Run(golden=tmp_path)) == []

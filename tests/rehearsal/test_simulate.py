@@ -1,0 +1,230 @@
+"""`voice-bridge simulate` as a person uses it: exit codes, messages, reports, timelines, somebody else's server."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import structlog
+from aiohttp import WSMsgType, web
+from rich.console import Console
+from typer.testing import CliRunner
+
+from bridge.cli import app
+from bridge.errors import UsageError
+from bridge.rehearsal import run as runner
+from bridge.rehearsal.simulate import simulate
+
+QUIET = """
+about: Nobody speaks; the agent greets, and the caller hangs up.
+caller:
+  - silence: 4000
+  - hang_up: true
+expect:
+  - heard: this is the front desk
+  - end_reason: caller_left
+"""
+SPEAKS = """
+caller:
+  - say: Hello, what are your opening hours?
+    at_ms: 0
+  - hang_up: true
+    after: agent_quiet
+expect:
+  - measure: talk_ratio
+    at_least: 0.3
+"""
+
+speech = pytest.mark.skipif(not runner.voices.speaks(), reason="the extra `local` is not installed")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def file(folder: Path, text: str, name: str = "a-call.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def told(*args: object, **options: object) -> tuple[int, str]:
+    """The exit code and all that was printed."""
+    printed = io.StringIO()
+    code = simulate(*args, Console(file=printed, width=200), **options)  # type: ignore[arg-type]  # as given
+    return code, printed.getvalue()
+
+
+def test_a_call_as_expected_is_one_line_and_exit_code_0(tmp_path: Path) -> None:
+    code, printed = told([file(tmp_path, QUIET)])
+    assert code == 0
+    assert "pass  a-call" in printed
+    assert "1 calls, all passed" in printed
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("- heard: we never say this", 'the caller hears "we never say this"'),
+        ("- absent: front desk", 'nobody hears "front desk"'),
+        ("- end_reason: agent_hung_up", "the call ends with agent_hung_up: it ended with caller_left"),
+        ("- tool_call: transfer", "the tool transfer is used: used was nothing"),
+        ("- agent_yields_within_ms: 100", "nobody interrupted it"),
+        ("- truncated_at: {near_ms: 100}", "an item is truncated at 100 ms"),
+        ("- {measure: dead_air_longest_ms, at_most: 10}", "dead_air_longest_ms is at most 10: it is"),
+        ("- understood: opening hours", 'the model understands "opening hours"'),
+        ("- {agent_says: front desk, within_ms: 1, of_step: 2}", "FAILED"),
+    ],
+)
+def test_a_broken_expectation_is_exit_code_1_and_a_message_that_names_the_moment(
+    tmp_path: Path, wrong: str, message: str
+) -> None:
+    result = CliRunner().invoke(app, ["simulate", str(file(tmp_path, QUIET + f"  {wrong}\n"))], env={"COLUMNS": "300"})
+    assert result.exit_code == 1
+    line = next(line for line in result.output.splitlines() if "FAILED at" in line)
+    assert message in line
+    assert float(line.split("FAILED at ")[1].split(" s:")[0]) >= 0
+    assert "1 calls, 1 failed" in result.output
+
+
+def test_a_mistake_in_a_file_is_told_with_its_place_and_not_run(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["simulate", str(file(tmp_path, "caller: [{sey: Hello}]"))], env={"COLUMNS": "300"}
+    )
+    assert result.exit_code not in (0, 1) or result.exception is not None
+    assert "sey" in result.output or "sey" in str(result.exception)
+
+
+class _Balance(HTMLParser):
+    VOID = frozenset({"meta", "br", "link", "input", "img", "hr"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_html_report_is_well_formed_and_needs_nothing_but_itself(tmp_path: Path) -> None:
+    page = tmp_path / "calls.html"
+    assert told([file(tmp_path, QUIET)], report="html", out=page)[0] == 0
+    parser = _Balance()
+    parser.feed(page.read_text("utf-8"))
+    assert parser.open == []
+    assert parser.sources and all(source.startswith(("#", "data:")) for source in parser.sources)
+
+
+def test_the_json_report_holds_every_figure(tmp_path: Path) -> None:
+    page = tmp_path / "calls.json"
+    assert told([file(tmp_path, QUIET)], report="json", out=page)[0] == 0
+    data = json.loads(page.read_text("utf-8"))
+    assert data["passed"] is True
+    assert data["calls"][0]["scenario"] == "a-call"
+    assert data["calls"][0]["measures"]["first_sound_ms"]["count"] == 1
+
+
+def test_the_junit_report_counts_failures(tmp_path: Path) -> None:
+    page = tmp_path / "calls.xml"
+    good, bad = file(tmp_path, QUIET), file(tmp_path, QUIET + "  - heard: nothing like it\n", "b-call.yaml")
+    assert told([good, bad], report="junit", out=page)[0] == 1
+    suites = ET.parse(page).getroot()
+    assert (suites.attrib["tests"], suites.attrib["failures"], suites.attrib["errors"]) == ("2", "1", "0")
+    assert "FAILED at" in suites.findall(".//failure")[0].attrib["message"]
+
+
+def test_golden_timelines_are_written_compared_and_missed(tmp_path: Path) -> None:
+    scenario = file(tmp_path, QUIET)
+    assert "want of a golden timeline" in told([scenario])[1]
+    assert told([scenario], update_golden=True, timeline=tmp_path / "lines")[0] == 0
+    golden = tmp_path / "golden" / "a-call.txt"
+    assert golden.read_bytes() == (tmp_path / "lines" / "a-call.txt").read_bytes()
+    code, printed = told([scenario])
+    assert code == 0 and "want of" not in printed
+    golden.write_text(golden.read_text("utf-8").replace("CallerLeft", "CallerStayed"), encoding="utf-8")
+    code, printed = told([scenario])
+    assert code == 1
+    assert "timeline: differs from" in printed and "CallerStayed" in printed
+
+
+def test_calls_at_once_have_a_seed_each(tmp_path: Path) -> None:
+    page = tmp_path / "calls.json"
+    code, printed = told([file(tmp_path, QUIET)], calls=5, report="json", out=page)
+    assert code == 0, printed
+    calls = json.loads(page.read_text("utf-8"))["calls"]
+    assert [call["seed"] for call in calls] == [0, 1, 2, 3, 4]
+    assert [call["number"] for call in calls] == [1, 2, 3, 4, 5]
+
+
+def test_without_the_speech_extra_one_sentence_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner.voices, "speaks", lambda: False)
+    with pytest.raises(UsageError, match=r"a-call needs speech .* pip install 'voice-bridge\[local\]'"):
+        told([file(tmp_path, SPEAKS)])
+    assert told([file(tmp_path, QUIET)])[0] == 0
+
+
+@pytest.mark.parametrize("option", [{"clock": "sidereal"}, {"report": "pdf"}])
+def test_an_option_that_is_none_is_told(tmp_path: Path, option: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="write"):
+        told([file(tmp_path, QUIET)], **option)
+
+
+@speech
+async def test_somebody_elses_media_stream_server_is_driven(tmp_path: Path) -> None:
+    """One that sends back what it hears."""
+    seen: list[str] = []
+
+    async def echo(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            if message.type is not WSMsgType.TEXT:
+                break
+            event = json.loads(message.data)
+            seen.append(event["event"])
+            if event["event"] == "media":
+                payload = event["media"]["payload"]
+                sent = {"event": "media", "streamSid": event["streamSid"], "media": {"payload": payload}}
+                await socket.send_str(json.dumps(sent))
+        return socket
+
+    service = web.Application()
+    service.router.add_get("/media", echo)
+    server = web.AppRunner(service)
+    await server.setup()
+    await web.TCPSite(server, "127.0.0.1", 0).start()
+    try:
+        address = f"ws://127.0.0.1:{server.addresses[0][1]}/media"
+        code, printed = await asyncio.to_thread(told, [file(tmp_path, SPEAKS)], against=address)
+    finally:
+        await server.cleanup()
+    assert code == 0, printed
+    assert seen[:2] == ["connected", "start"] and seen[-1] == "stop"
+    assert seen.count("media") > 50
+    assert "pass  a-call" in printed
+
+
+def test_an_address_that_is_no_media_stream_is_told(tmp_path: Path) -> None:
+    code, printed = told([file(tmp_path, QUIET)], against="https://example.test/media")
+    assert code == 1
+    assert "ws" in printed and "example.test" in printed
