@@ -115,7 +115,7 @@ class Reckoning(msgspec.Struct):
     def returned(self, name: str, now: float) -> bool:
         """A mark came back. False: not one of this epoch, or a repeat; it says nothing."""
         marks = self.marks
-        for index, mark in enumerate(marks):
+        for index, mark in enumerate(marks):  # noqa: B007  (used after the loop)
             if mark.name == name:
                 break
         else:

@@ -41,8 +41,8 @@ def simulate(
     mute = wants_speech(scenarios)
     if mute:
         raise UsageError(
-            f"{mute[0].name} needs speech (so do {len(mute)} of the {len(scenarios)} scenarios), and it is not installed "
-            "here: pip install 'voice-bridge[local]'"
+            f"{mute[0].name} needs speech (so do {len(mute)} of the {len(scenarios)} scenarios), and it is not "
+            "installed here: pip install 'voice-bridge[local]'"
         )
     golden = None if against else _golden(files)
     how = Run(cast(Clock, clock), calls, golden, update_golden, timeline, against)

@@ -297,7 +297,8 @@ class AgentFile(Part):
     )
     clips: dict[str, str] = Field(
         default={},
-        description="Sound files, WAV, relative to the agent's file: `filler`, `apology`, `again` (say that again), and fillers of tools.",
+        description="Sound files, WAV, relative to the agent's file: `filler`, `apology`, `again` (say that again), "
+        "and fillers of tools.",
     )
     timing: Timing = Field(default=Timing(), description="Fine adjustment.")
     local: dict[str, Any] = Field(
