@@ -40,6 +40,7 @@ from bridge.sim.network import Network
 
 DELTA_MS = 200
 SPEED = 5
+PAUSE_S = 0.55  # how long the caller speaks
 PUBLIC_URL = "https://bridge.example.test"
 TOKEN = "bench-signing-secret"
 SOUND = pybase64.b64encode(
@@ -162,7 +163,7 @@ async def converse(session: Session, *, items: int, barges: int, chance: random.
                 "response.done",
                 response={"id": response, "status": "cancelled", "status_details": details, "output": []},
             )
-        await asyncio.sleep(0.55)
+        await asyncio.sleep(PAUSE_S)
         await session.send("input_audio_buffer.speech_stopped", audio_end_ms=0, item_id=f"user_{tag}_{number}")
         await asyncio.sleep(0.05)
 
@@ -217,7 +218,8 @@ def measure(session: Session, leg: Leg, latency_ms: float, figures: Figures) -> 
                 figures.mark.append(max(0.0, acknowledged) - truth)
                 figures.mark50.append(min(generated_ms, max(0.0, acknowledged) + 50) - truth)
         before = cleared.received
-        following = next((b.began_at for b in session.barges if b.began_at > barge.asked_at), float("inf"))
+        # After the last one nobody answers any more: what is heard then is the service's own filler.
+        following = next((b.began_at for b in session.barges if b.began_at > barge.asked_at), barge.asked_at + PAUSE_S)
         figures.stale += sum(
             1 for chunk in leg.media if chunk.arrived > cleared.at and loop_began + chunk.arrived / 8000 < following
         )
