@@ -19,7 +19,7 @@ from bridge.errors import UsageError
 from bridge.localmodel.brain import Brain, Heard
 from bridge.localmodel.server import LocalModel
 from bridge.realtime.profiles import builtin
-from bridge.rehearsal import findings, probe
+from bridge.rehearsal import examination, findings, probe
 
 BRAIN = Brain.from_dict(
     {
@@ -43,9 +43,9 @@ class Hours:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not come on loopback within these does not come."""
-    monkeypatch.setattr(probe, "GREETING_S", 0.6)
-    monkeypatch.setattr(probe, "STEP_S", 0.6)
-    monkeypatch.setattr(probe, "ANSWER_S", 10.0)
+    monkeypatch.setattr(examination, "GREETING_S", 0.6)
+    monkeypatch.setattr(examination, "STEP_S", 0.6)
+    monkeypatch.setattr(examination, "ANSWER_S", 10.0)
     monkeypatch.setattr(probe, "PIECE_EVERY_S", 0.02)  # the model on this machine counts sound, not time
 
 
