@@ -191,6 +191,8 @@ def _forget(desk: Desk, silent_ms: float = 0.0) -> None:
         busy, state.turn_bytes = True, max(state.turn_bytes or 0, min(tail, len(state.recent)))
     state.owes_answer = state.owes_answer or busy or bool(state.tools.open)
     state.unsent_bytes = max(state.turn_bytes or 0, tail)
+    if state.turn_bytes is not None:
+        desk.transcript.caller_is_heard_again()
     if turns.caller_speaking:
         bargein.hear_out(desk)
     for item in desk.ledger.items.values():

@@ -89,6 +89,7 @@ def requested(desk: Desk, event: ev.ToolRequested) -> None:
     desk.turns.expecting = False
     desk.transcript.tool_asked(event.item_id, event.tool_call_id, event.name, event.arguments, desk.at)
     if refusal is None:
+        state.turn_bytes = None  # it was understood: another session that heard it again would run the tool again
         desk.ask(do.RunTool(event.tool_call_id, event.name, event.arguments))
         desk.after(TIMER + event.tool_call_id, desk.tool_specs[event.name].timeout_s * 1000)
         return

@@ -107,6 +107,11 @@ class Transcript(msgspec.Struct):
         entry = self._callers(item_id, now)
         entry.text, entry.settled = text[:_LONGEST_TEXT], True
 
+    def caller_is_heard_again(self) -> None:
+        """What they said last, of which nothing is known in words, will be another session's item."""
+        while self.entries and self.entries[-1].role == "caller" and not self.entries[-1].settled:
+            self.entries.pop()
+
     def caller_typed(self, text: str, now: float) -> None:
         self._add(Entry("caller", "", now, text, settled=True))
 

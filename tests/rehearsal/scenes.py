@@ -172,6 +172,11 @@ class Story:
                         assert event["item_id"] in made, "an item of another session was cut"
 
 
+def words_heard(story: Story) -> str:
+    """The agent's, as far as they were heard."""
+    return " ".join(text for role, text in story.transcript() if role == "agent")
+
+
 def _middle_of(clip: str) -> bytes:
     return packaged_clips()[clip][800:4800]
 

@@ -11,7 +11,7 @@ from bridge.call import events as ev
 from bridge.errors import EndReason
 from bridge.sim import voices
 
-from .scenes import HOURS, SATURDAY, Scene, Story, on_virtual_time
+from .scenes import HOURS, SATURDAY, Scene, Story, on_virtual_time, words_heard
 
 EXPIRED = "Your session hit the maximum duration of 60 minutes."
 ASKED = "You asked about our opening hours."
@@ -21,10 +21,6 @@ ENDS: dict[str, dict[str, Any]] = {
     "1001": {"close": {"code": 1001, "reason": "going away"}},
     "1000": {"close": {"code": 1000, "reason": ""}},
 }
-
-
-def words_heard(story: Story) -> str:
-    return " ".join(text for role, text in story.transcript() if role == "agent")
 
 
 @on_virtual_time

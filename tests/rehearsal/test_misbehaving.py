@@ -12,7 +12,7 @@ from bridge.errors import EndReason
 from bridge.rehearsal.listening import sounds
 from bridge.sim import voices
 
-from .scenes import HOURS, SATURDAY, Scene, Story, on_virtual_time
+from .scenes import HOURS, SATURDAY, Scene, Story, on_virtual_time, words_heard
 
 ASKED = "You asked about our opening hours."
 HARMLESS = (
@@ -26,10 +26,6 @@ HARMLESS = (
     "something_new_in_2031",
     "",
 )
-
-
-def words_heard(story: Story) -> str:
-    return " ".join(text for role, text in story.transcript() if role == "agent")
 
 
 def envelope(code: str) -> dict[str, Any]:
