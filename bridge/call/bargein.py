@@ -203,6 +203,7 @@ def _stopped(desk: Desk) -> None:
         if turns.wish is not None and not turns.wish.instructions:
             turns.wish = None
     else:
+        turns.expecting = False
         turns.want(Wish("answer", must=False))
 
 

@@ -104,7 +104,7 @@ def _give_held_audio(desk: Desk) -> None:
             desk.ask(do.CommitCallerAudio())
             turns.want(Wish("answer", must=False))
         elif turns.wish is None:
-            turns.expecting = desk.model.model_answers
+            turns.expecting = True  # that it hears the end of a turn in it, whoever begins the answer then
 
 
 def _say_something(desk: Desk) -> None:
