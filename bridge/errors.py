@@ -73,6 +73,7 @@ class EndReason(enum.StrEnum):
     TRANSFERRED = "transferred"  # the caller was handed to somebody else
     CALLER_SILENT = "caller_silent"  # nothing was heard from the caller for longer than the agent allows
     MAX_DURATION = "max_duration"  # the agent's limit for one call
+    TOKEN_LIMIT = "token_limit"  # the agent's limit of tokens for one call
     MODEL_UNAVAILABLE = "model_unavailable"  # no model session could be had, or kept
     MODEL_REFUSED = "model_refused"  # the model service said no for good: key, quota, model name
     STALLED = "stalled"  # a peer stopped reading and its outbox filled

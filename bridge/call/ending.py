@@ -171,6 +171,16 @@ def on_limit(desk: Desk) -> None:
         desk.turns.want(Wish("goodbye", desk.policies.limit_goodbye))
 
 
+def used(desk: Desk, usage: ev.Usage | None) -> None:
+    """A response was billed; all of them, cut and failed ones too."""
+    if usage is None:
+        return
+    desk.state.tokens += max(0, usage.input_tokens) + max(0, usage.output_tokens)
+    limit = desk.policies.max_tokens
+    if limit and desk.state.tokens >= limit and begin(desk, "hang_up", EndReason.TOKEN_LIMIT) and desk.model_is_ready:
+        desk.turns.want(Wish("goodbye", desk.policies.limit_goodbye))
+
+
 def on_stream_wait(desk: Desk) -> None:
     end(desk, EndReason.NEVER_STARTED)
 

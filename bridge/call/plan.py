@@ -100,6 +100,7 @@ class Policies(msgspec.Struct, frozen=True):
     idle_hang_up_after_s: float = 20.0  # and say goodbye after this much more; 0: never
     max_call_s: float = 3600.0
     warn_before_end_s: float = 30.0  # spoken warning this long before max_call_s; 0: none
+    max_tokens: int = 0  # of one call, as the service counts them; 0: no limit
     digits_gap_ms: int = 1500  # keys pressed within this of each other are one message to the model; # ends it at once
     answer_filler_s: float = 1.5  # the caller's turn ended and no answer is heard: play the filler clip
     answer_retry_s: float = 4.0  # still none: ask again

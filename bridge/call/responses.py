@@ -81,7 +81,7 @@ def _answered(desk: Desk) -> None:
     """The caller is being answered: what they said last needs no second answer."""
     state = desk.state
     state.progress_at = desk.at
-    state.owes_answer = state.asked_twice = desk.turns.expecting = False
+    state.owes_answer = state.asked_twice = False
     state.turn_bytes, state.fillers = None, 0
 
 
@@ -131,6 +131,7 @@ def ended(desk: Desk, event: ev.ResponseEnded) -> None:
     was_wanted = turns.welcome(event.response_id)
     present = turns.ended(event.response_id)
     desk.ledger.close_response(event.response_id)
+    ending.used(desk, event.usage)
     if not present:
         return
     desk.active()

@@ -60,6 +60,7 @@ class State(msgspec.Struct):
     attempts: int = 0  # in a row that brought nothing
     put_off: bool = False  # the service has asked us to wait once already
     missing_since: float = 0.0  # when the first of them began
+    tokens: int = 0  # billed so far
     failures: int = 0  # responses in a row that failed
     in_words: bool = False  # sessions are told the history in their instructions
     greeted: bool = False

@@ -245,6 +245,11 @@ class AgentFile(Part):
     max_output_tokens: int = Field(
         default=0, ge=0, le=65_536, description="Longest answer in tokens; 0: the service's own limit."
     )
+    max_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Tokens one call may use, as the service counts them; then it says goodbye. 0: no limit.",
+    )
     temperature: float | None = Field(default=None, ge=0, le=2, description="For services of the older dialect only.")
     audio: Literal["pcm16", "pcmu"] = Field(
         default="pcm16",

@@ -154,6 +154,7 @@ def policies(agent: AgentFile) -> Policies:
         warn_before_end_s=agent.duration.warn_before_s,
         limit_warning=agent.duration.warning,
         limit_goodbye=agent.duration.goodbye,
+        max_tokens=agent.max_tokens,
         tools_per_turn=agent.tools_per_turn,
         tools_per_call=agent.tools_per_call,
         **agent.timing.model_dump(),

@@ -370,3 +370,17 @@ async def test_f22_every_response_is_asked_for_in_sound() -> None:
         assert told["session"]["output_modalities"] == ["audio"]
         assert await story.say_goodbye() is EndReason.AGENT_HUNG_UP
         await story.holds()
+
+
+@on_virtual_time
+async def test_f16_a_limit_of_tokens_ends_the_call_with_a_goodbye_and_one_response_more() -> None:
+    async with Scene(agent={"max_tokens": 2000}) as scene:
+        story = await Story.greeted(scene)
+        while not story.leg.over.done():
+            await story.ask()
+            await story.answered()
+        assert await scene.reason(story.leg) is EndReason.TOKEN_LIMIT
+        bills = [event["response"]["usage"]["total_tokens"] for event in scene.events("response.done")]
+        assert sum(bills[:-1]) >= 2000 > sum(bills[:-2]), "one response more than the limit, which is the goodbye"
+        assert words_heard(story).endswith("Goodbye.")
+        await story.holds()

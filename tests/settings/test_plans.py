@@ -138,6 +138,7 @@ def test_every_policy_can_be_set_in_an_agents_file_and_has_the_cores_default() -
             "uplink_frame_ms": 60,
             "idle": {"prompt_after_s": 1, "hang_up_after_s": 2, "prompt": "a", "goodbye": "b"},
             "duration": {"max_s": 61, "warn_before_s": 7, "warning": "c", "goodbye": "d"},
+            "max_tokens": 5000,
             "tools_per_turn": 1,
             "tools_per_call": 2,
             "timing": {
