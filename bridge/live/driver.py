@@ -125,7 +125,6 @@ class Driver:
             while self._inbox and not self.ended.done():
                 event = self._inbox.popleft()
                 self._take(event)
-            self._arm()
         except Exception:
             self.broke(type(event).__name__)
         finally:
@@ -161,6 +160,23 @@ class Driver:
     def _take(self, event: ev.Event) -> None:
         now = self._loop.time() * 1000.0
         actions = self.call.handle(event, now)
+        if type(event) is not ev.CallerSpoke:
+            watchers = self._watchers
+            self._do(actions)
+        elif len(actions) == 1 and type(actions[0]) is do.SendCallerAudio:
+            # Every telephone frame: it brings nothing to play and, unless a deadline was due with it, moves no alarm;
+            # the alarm of one that was due rings in a moment and is set anew.
+            watchers = self._frame_watchers
+            self.model.send_audio(actions[0].audio)
+        else:
+            watchers = (*self._frame_watchers, *self._watchers) if actions else self._frame_watchers
+            self._do(actions)
+        if watchers:
+            at = self.call.elapsed(now)
+            for watch in watchers:
+                watch(at, event, actions)
+
+    def _do(self, actions: Sequence[do.Action]) -> None:
         for action in actions:
             perform = self._perform.get(type(action))
             if perform is not None:
@@ -168,16 +184,7 @@ class Driver:
             else:
                 self.model.request(action)
         self.phone.flush()
-        if type(event) is not ev.CallerSpoke:
-            watchers = self._watchers
-        elif not actions or (len(actions) == 1 and type(actions[0]) is do.SendCallerAudio):
-            watchers = self._frame_watchers
-        else:  # a deadline was due as well
-            watchers = (*self._frame_watchers, *self._watchers)
-        if watchers:
-            at = self.call.elapsed(now)
-            for watch in watchers:
-                watch(at, event, actions)
+        self._arm()
 
     def _arm(self) -> None:
         due = self.call.deadline()

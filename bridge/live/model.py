@@ -183,6 +183,7 @@ class Session:
         self._in_words = action.in_words
         self._target = target
         self._dialect = target.dialect()
+        self._binary_audio = target.profile.binary_audio
         self._decoder = self._dialect.decoder()
         self._loop = asyncio.get_running_loop()
         self._socket: ModelSocket | None = None
@@ -386,15 +387,16 @@ class Session:
         )
 
     def send_audio(self, audio: bytes) -> None:
-        if self.up is None or self._socket is None:
+        up, socket = self.up, self._socket
+        if up is None or socket is None:
             return
-        sound = self.up.push(audio)
-        if self._target.profile.binary_audio:
-            self._socket.send_binary(sound)
+        sound = up.push(audio)
+        if self._binary_audio:
+            socket.send_binary(sound)
         else:
-            self._socket.send(self._dialect.append(sound))
+            socket.send(self._dialect.append(sound))
         self._sent = True
-        if self._socket.waiting_bytes > _STALLED_BYTES:
+        if socket.waiting_bytes > _STALLED_BYTES:
             self._lost(RealtimeError("the service stopped reading", code="connection_lost"))
 
     def probe(self) -> None:

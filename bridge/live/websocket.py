@@ -146,7 +146,7 @@ class CallSocket:
                         return
                 self._wire.receive_data(data[at:after])
                 self._settle()
-            if self.finished:
+            if self._on_closed is None:
                 return
             at = after
         if at < end:
