@@ -122,6 +122,16 @@ def test_no_sequence_of_facts_is_too_strange(name: str, facts: list[tuple[ev.Eve
         Call.resume(call.snapshot(now), call_plan, now)  # whatever it remembers can be written down and read
 
 
+def test_a_timer_that_lies_in_the_past_is_kept_a_moment_from_now() -> None:
+    """Whatever asks for the past, the alarm is never due before now: that would be a loop without an end."""
+    book = Playbook.connected()
+    book.run_until(1000)
+    book.call.state.timers.set("ask_again", -5.0)
+    book.give(response("r1"))
+    deadline = book.call.deadline()
+    assert deadline is not None and deadline > book.now
+
+
 # ---------------------------------------------------------------- bounds
 
 
