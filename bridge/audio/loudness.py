@@ -1,7 +1,7 @@
 """Is there a voice, judged by loudness alone and for next to nothing: a second opinion on somebody else's detector.
 
-Each sample is looked up on a logarithmic scale, and a frame's mean is compared with the surrounding's, which is
-learned from the quietest frames. For G.711 about a microsecond a frame. It is fooled by music and by many voices,
+Samples are looked up on a logarithmic scale, and a frame's mean is compared with the surrounding's, which is
+learned from the quietest frames. For G.711 half a microsecond a frame. It is fooled by music and by many voices,
 never by steady noise for long.
 """
 
@@ -17,6 +17,7 @@ from bridge.audio.encoding import decode, samples_by_code
 from bridge.audio.formats import AudioFormat, Encoding
 
 _STEPS_A_DB: Final = 20 / 6.02  # of the scale: 20 steps are a factor of two
+_EVERY: Final = 4  # of G.711's samples one is looked at: forty a frame tell its mean well enough
 _LOUD: Final = 6.0 * _STEPS_A_DB  # above the surrounding: a voice
 _RISE: Final = 6.0 * _STEPS_A_DB / 1000  # a millisecond: how fast the floor follows a louder surrounding
 _RISE_IN_VOICE: Final = 1.0 * _STEPS_A_DB / 1000
@@ -37,7 +38,8 @@ class Loudness:
         if len(frame) < 2:
             return False
         if self._table is not None:
-            level = sum(frame.translate(self._table)) / len(frame)
+            heard = frame[::_EVERY].translate(self._table)
+            level = sum(heard) / len(heard)
         else:
             level = float(_scale(decode("pcm16", frame)).mean())
         floor = level if self._floor is None else self._floor
