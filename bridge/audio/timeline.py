@@ -35,6 +35,7 @@ class CallerTimeline:
     """
 
     __slots__ = (
+        "_bytes_per_ms",
         "_credit_ms",
         "_early",
         "_format",
@@ -49,6 +50,7 @@ class CallerTimeline:
 
     def __init__(self, form: AudioFormat, *, ordered: bool) -> None:
         self._format = form
+        self._bytes_per_ms = form.bytes_per_ms
         self._ordered = ordered
         self._next_ms: float | None = None  # where the next sample belongs; None before the first frame
         self._late_end_ms: float | None = (
@@ -65,10 +67,13 @@ class CallerTimeline:
         """A frame as it arrived; gives what follows in order by now, silence included. None: no timestamps here."""
         if not data:
             return b""
-        ms = self._format.ms_of(len(data))
+        ms = len(data) / self._bytes_per_ms
         if timestamp_ms is None or not 0 <= timestamp_ms <= _LATEST_MS:
             self._next_ms = None if self._next_ms is None else self._next_ms + ms
             return data
+        if timestamp_ms == self._next_ms and not self._early:  # as nearly always
+            self._credit_ms = 0.0
+            return self._accept(timestamp_ms, data, timestamp_ms + ms)
         if self._next_ms is None:
             self._next_ms = float(timestamp_ms)
         gap_ms = timestamp_ms - self._next_ms
