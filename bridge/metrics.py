@@ -27,6 +27,10 @@ _CALL_SECONDS = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 14_400)
 _MOST_NOTES = 64  # kinds of notes; the core has fewer, and a label may not grow without end
 
 
+# Facts that come many times a second and count for nothing themselves; what is played because of them does.
+_MANY = frozenset({ev.ModelSpoke, ev.ModelSaid, ev.MarkReturned, ev.WordTimed, ev.DeadlineReached})
+
+
 class _Watched:
     """What has to be remembered of one call between two facts."""
 
@@ -79,14 +83,14 @@ class Metrics:
         if call is None:
             call = self._calls[plan.call_id] = _Watched(plan.agent.name, now)
             self._begun.labels(call.agent).inc()
-        self._saw(call, now, event)
+        if type(event) not in _MANY:
+            self._saw(call, now, event)
         for action in actions:
-            self._asked(plan.call_id, call, now, action)
+            if type(action) is not do.PlaceMark:
+                self._asked(plan.call_id, call, now, action)
 
     def _saw(self, call: _Watched, now: float, event: ev.Event) -> None:
         match event:
-            case ev.ModelSpoke():
-                pass  # many a second: only what is played of it counts, below
             case ev.CallerSpeechStopped():
                 call.speech_stopped_ms = now
             case ev.CallerSpeechStarted():

@@ -287,7 +287,7 @@ class Session:
 
     def _tell(self, fact: ev.Event) -> None:
         """Of a session that is not in use yet the call hears only whether it is ready, or lost."""
-        if isinstance(fact, ev.ModelComplained | ev.ResponseEnded) and fact.cure == "fatal":
+        if isinstance(fact, (ev.ModelComplained, ev.ResponseEnded)) and fact.cure == "fatal":
             code = fact.code if isinstance(fact, ev.ModelComplained) else fact.reason
             self._leg.circuits.refused(self._target, code, fact.message)
         if self._leg.in_use(self):
