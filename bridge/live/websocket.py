@@ -146,28 +146,17 @@ class CallSocket:
                         return
                 self._wire.receive_data(data[at:after])
                 self._settle()
-            if self._on_closed is None:
-                return
+            if self.finished:
                 return
             at = after
-            at = after
-        if at < end:
         if at < end:
             self._need = 2
-            self._need = 2
-            self._rest += data[at:]
             self._rest += data[at:]
 
-
-    def feed_end(self) -> None:
     def feed_end(self) -> None:
         """The transport will bring no more."""
-        """The transport will bring no more."""
-        if self._on_closed is not None:
         if self._on_closed is not None:
             self._wire.receive_eof()
-            self._wire.receive_eof()
-            self._finish()
             self._finish()
 
     def _settle(self) -> None:
