@@ -403,6 +403,20 @@ async def test_what_was_gathered_goes_before_silence_and_before_a_commit() -> No
     line.leg.request(do.CommitCallerAudio())
     kinds = [event["type"] for event in line.service.last.sent[-2:]]
     assert kinds == ["input_audio_buffer.append", "input_audio_buffer.commit"]
+    assert line.service.last.heard.endswith(b"\x02" * 160)
+    await hang_up(line)
+
+
+@on_virtual_time
+async def test_what_was_gathered_for_one_session_is_not_said_to_the_next() -> None:
+    line = await call(uplink_frame_ms=60, session=_mulaw())
+    line.leg.send_audio(b"\x05" * 160)
+    line.leg.open_beside(do.OpenModel(2, 0))
+    await settle()
+    line.leg.switch(do.SwitchModel(2))
+    line.leg.send_audio(b"\x06" * 480)
+    first, second = line.service.sockets
+    assert (first.heard, second.heard) == (b"", b"\x06" * 480)
     await hang_up(line)
 
 
