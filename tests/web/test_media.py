@@ -521,4 +521,4 @@ async def test_sockets_leave_no_file_and_no_task_behind(opened: Open) -> None:
     await one.until(lambda: len(one.ended) == 40)
     one.open.clear()
     await one.until(lambda: len(os.listdir("/proc/self/fd")) <= files and len(asyncio.all_tasks()) <= tasks)
-    assert not one.door._waiting
+    assert not one.door._waiting and not one.door.streams
