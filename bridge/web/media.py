@@ -162,6 +162,12 @@ class _Stream:
         self._alarm = asyncio.get_running_loop().call_later(door.start_s, self._refuse, "no start in time")
         door.streams.add(self)
 
+    def feed(self, data: bytes) -> None:
+        """Bytes of the connection, kept while the stream may have to be handed over."""
+        if self.said is not None:
+            self.said.append(data)
+        self.socket.feed(data)
+
     def _introduce(self, payload: bytes, is_text: bool) -> None:
         """Messages before the stream has proven itself: connected, then start. Unknown events may come between."""
         self._messages += 1
@@ -252,9 +258,12 @@ class _Upgrade(web.StreamResponse):
         return self._connection.transport  # type: ignore[no-any-return]  # aiohttp leaves it untyped here
 
     def attach(self, stream: _Stream) -> None:
-        """From now on aiohttp's connection feeds the stream; what came with the handshake comes first."""
+        """From now on the connection feeds the stream; what came with the handshake comes first."""
         self._connection.keep_alive(False)
         self._connection.set_parser(_Feed(stream))
+        transport = self.transport
+        if transport is not None:
+            transport.set_protocol(_Taken(self._connection, stream))
 
     async def write_eof(self, data: bytes = b"") -> None:
         """The socket has said all there was to say."""
@@ -262,20 +271,40 @@ class _Upgrade(web.StreamResponse):
 
 
 class _Feed:
-    """What aiohttp calls a payload parser."""
+    """What aiohttp calls a payload parser: for what came with the handshake, and for the end."""
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
-        self._socket = stream.socket
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        if self._stream.said is not None:
-            self._stream.said.append(data)
-        self._socket.feed(data)
+        self._stream.feed(data)
         return False, b""
 
     def feed_eof(self) -> None:
-        self._socket.feed_end()
+        self._stream.socket.feed_end()
+
+
+class _Taken(asyncio.Protocol):
+    """The connection after its upgrade: its bytes go straight to the socket, all else goes to aiohttp as before."""
+
+    def __init__(self, connection: Any, stream: _Stream) -> None:
+        self._connection = connection
+        self._feed = stream.socket.feed if stream.said is None else stream.feed
+
+    def data_received(self, data: bytes) -> None:
+        self._feed(data)
+
+    def eof_received(self) -> bool | None:
+        return self._connection.eof_received()  # type: ignore[no-any-return]  # aiohttp leaves it untyped here
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection.resume_writing()
 
 
 class _Adopted(asyncio.Protocol):
