@@ -83,6 +83,9 @@ class Call:
         elif kind is ev.CallerSpoke:  # the frame path: nothing else can have changed
             leg.caller_spoke(desk, event)  # type: ignore[arg-type]  # its kind was just looked at
             return out
+        elif kind in _MERE_WORDS:
+            _FACTS[kind](desk, event)
+            return out
         if kind is not ev.DeadlineReached:
             decide = _FACTS.get(kind)
             assert decide is not None, f"{kind.__name__} is not a fact a call knows"
@@ -170,6 +173,8 @@ _FACTS: dict[type[ev.Event], Callable[[Desk, Any], None]] = {
     ev.TransferWished: ending.transfer_wished,
     ev.HandedOver: ending.handed_over,
 }
+# They come many times a second and are only written down: nothing becomes possible by them.
+_MERE_WORDS: frozenset[type[ev.Event]] = frozenset({ev.ModelSaid, ev.WordTimed})
 _TIMERS: dict[str, Callable[[Desk], None]] = {
     "stream_wait": ending.on_stream_wait,
     "first_media": ending.on_first_media,
