@@ -9,6 +9,9 @@ append, so that batching (--uplink-ms) is not taken for slowness.
 The verdict is `ok` when every p99 is below 20 ms and nothing was lost. With several sockets (--upstream lean,aiohttp)
 each step is run with each of them in turn, --repeat times, and a second table compares their medians.
 
+On a machine that does other work as well, `chrt -r 5` before the command (as root) keeps that out of the latencies;
+CPU still rises with what the others leave in the caches, so compare within one run.
+
     python -m tests.bench.calls --calls 10,50,100,200
     python -m tests.bench.calls --calls 100 --upstream lean,sansio,websockets,aiohttp,picows --repeat 3
 """
@@ -115,7 +118,7 @@ class Bench:
         self._given = given
         self._console = console
         cores = sorted(os.sched_getaffinity(0))
-        self._service_cores = given.pin if len(cores) > 1 else []
+        self._service_cores = (given.pin or cores[:1]) if len(cores) > 1 else []
         self._load_cores = [core for core in cores if core not in self._service_cores][-1:] if len(cores) > 1 else []
 
     async def step(self, upstream: str, calls: int) -> Step:
@@ -337,7 +340,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--loop", choices=("auto", "uvloop", "asyncio"), default="auto", help="the service's event loop"
     )
     parser.add_argument(
-        "--pin", type=_numbers, default=[0], help="the service's cores; the load takes the last other one"
+        "--pin", type=_numbers, help="the service's cores (the first); the load takes the last other one"
     )
     parser.add_argument("--nice", type=int, default=0, help="of service and load; below 0 needs privileges")
     parser.add_argument("--json", help="also write all figures to this file")

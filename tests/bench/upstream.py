@@ -93,6 +93,9 @@ class Pumped:
     def keep_alive(self, *, every_s: float, within_s: float) -> None:
         """The library does, from the beginning."""
 
+    def probe(self, *, within_s: float) -> None:
+        """Its own pings have to do."""
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         if self._closing is None:
             self._writing.cancel()
@@ -304,6 +307,9 @@ class _SansIo(asyncio.Protocol):
 
         self._alarm = asyncio.get_running_loop().call_later(every_s, ping)
 
+    def probe(self, *, within_s: float) -> None:
+        """The next ping has to do."""
+
     def close(self, code: int = 1000, reason: str = "") -> None:
         if not self._transport.is_closing():
             self._wire.send_close(code, reason)
@@ -353,6 +359,9 @@ class _Picows:
 
     def keep_alive(self, *, every_s: float, within_s: float) -> None:
         """The library does, from the beginning."""
+
+    def probe(self, *, within_s: float) -> None:
+        """Its own pings have to do."""
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         self._transport.send_close(code, reason.encode())
