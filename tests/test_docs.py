@@ -49,7 +49,7 @@ def code(text: str) -> str:
 
 
 def in_plain_words(value: str) -> str:
-    return re.sub(r"\b(\d+)\.0\b", r"\1", value)
+    return re.sub(r"(?<![\d.])(\d+)\.0(?![\d.])", r"\1", value)
 
 
 def rows_of_variables() -> list[str]:

@@ -18,6 +18,7 @@ _UNHEARD_MS = 1500.0  # a voice is noticed by ourselves this much after it began
 _VOICE_MS = 3000.0  # heard again within this, if the caller speaks on
 _ALREADY_WAITED_MS = 1000.0  # of the patience with an answer, when the service missed the end of the caller's turn
 _STILL_MS = 400.0  # what a session heard of held audio ends by itself within this, or the caller speaks on
+_TELLING_MS = 300.0  # until we hear of the end of speech, beyond the silence the service waits for
 _LONGEST_SPEECH_MS = 60_000.0  # a detector that hears nothing else for this long is stuck
 
 
@@ -39,26 +40,34 @@ def speech_started(desk: Desk, event: ev.CallerSpeechStarted) -> None:
     mode = desk.policies.barge_in.mode
     state.replaying = desk.at < state.replay_until and event.at_ms < state.replayed_ms
     if state.replaying:  # said before: it interrupts only if they still speak
-        state.overheard = mode == "off" or protected(desk)
-        if not state.overheard:
+        if mode != "off" and not protected(desk):
             desk.timers.start("barge_in", desk.at + max(_STILL_MS, desk.policies.barge_in.after_ms))
     elif agent_holds and (mode == "off" or protected(desk)):
-        state.overheard = True
+        pass  # it is answered when the agent has finished
     elif agent_holds and mode == "after_ms":
-        state.overheard = True
-        desk.timers.start("barge_in", desk.at + desk.policies.barge_in.after_ms)
+        state.weighing = True
+        detection = desk.plan.session.turn_detection
+        told_ms = detection.waits_ms + _TELLING_MS if detection else 0.0  # a brief sound is told to be over by then
+        desk.timers.start("barge_in", desk.at + desk.policies.barge_in.after_ms + told_ms)
     else:
         _barge_in(desk)
 
 
+def caller_persists(desk: Desk, event: ev.CallerPersists) -> None:
+    """Our own detector has heard the caller speak for as long as it takes to interrupt."""
+    if desk.state.weighing:
+        on_barge_in(desk)
+
+
 def on_barge_in(desk: Desk) -> None:
     """The caller has spoken for long enough to mean it."""
+    desk.state.weighing = False
     if desk.turns.caller_speaking and not protected(desk):
         _barge_in(desk)
 
 
 def _barge_in(desk: Desk) -> None:
-    desk.state.overheard = desk.state.replaying = False
+    desk.state.weighing = desk.state.replaying = False
     if ending.may_be_taken_back(desk):
         ending.take_back(desk)
     if not protected(desk):
@@ -187,8 +196,8 @@ def _stopped(desk: Desk) -> None:
     turns.caller_speaking = False
     desk.active()
     desk.timers.stop("caller_pause", "long_speech", "barge_in")
-    brief = state.overheard and desk.policies.barge_in.mode == "after_ms"
-    state.overheard = state.replaying = False
+    brief = state.weighing
+    state.weighing = state.replaying = False
     if brief:  # too short to be a turn: nothing happened
         state.turn_bytes = None
         ask_about_tools(desk)

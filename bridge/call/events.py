@@ -171,6 +171,10 @@ class CallerUnheard(Event, frozen=True, tag=True, gc=False):
     """Our own detector hears a voice on the caller's leg, of which the service, if there is one, has said nothing."""
 
 
+class CallerPersists(Event, frozen=True, tag=True, gc=False):
+    """Our own detector has heard the caller speak for the agent's `after_ms`, brief pauses included."""
+
+
 class CallerTurnEnded(Event, frozen=True, tag=True, gc=False):
     """The caller's audio became an item of the conversation (committed)."""
 

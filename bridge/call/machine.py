@@ -166,6 +166,7 @@ _FACTS: dict[type[ev.Event], Callable[[Desk, Any], None]] = {
     ev.CallerTranscribed: bargein.transcribed,
     ev.CallerQuiet: bargein.caller_quiet,
     ev.CallerUnheard: bargein.caller_unheard,
+    ev.CallerPersists: bargein.caller_persists,
     ev.ToolRequested: toolcalls.requested,
     ev.ModelComplained: responses.complained,
     ev.ToolFinished: toolcalls.finished,

@@ -56,6 +56,10 @@ class ToolSpec(msgspec.Struct, frozen=True):
     filler: str = ""  # what to play when it takes longer than a moment: a clip's name, or nothing
 
 
+# How long OpenAI's semantic detection waits at most ("Voice activity detection" guide, eagerness).
+_EAGERNESS_MS = {"low": 8000.0, "medium": 4000.0, "auto": 4000.0, "high": 2000.0}
+
+
 class TurnDetection(msgspec.Struct, frozen=True):
     """Neutral form of the service's voice activity detection; `None` in the session means manual turns."""
 
@@ -64,6 +68,11 @@ class TurnDetection(msgspec.Struct, frozen=True):
     prefix_padding_ms: int = 300
     silence_ms: int = 500
     eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+
+    @property
+    def waits_ms(self) -> float:
+        """The longest silence after which the service says that speech has ended."""
+        return _EAGERNESS_MS[self.eagerness] if self.kind == "semantic_vad" else float(self.silence_ms)
 
 
 class SessionPlan(msgspec.Struct, frozen=True):

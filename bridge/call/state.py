@@ -50,7 +50,7 @@ class State(msgspec.Struct):
     replaying: bool = False  # the speech it reports began in that: the caller spoke, and may be silent now
     voice: bool = False  # while there is no session: the caller speaks, as far as we can hear ourselves
     voice_at: float | None = None  # when a voice was heard last of which the service said nothing
-    overheard: bool = False  # the caller's present speech began while the agent could not be interrupted
+    weighing: bool = False  # the caller speaks into the agent's words, and may be too brief to interrupt
     digits: str = ""
 
     model: Literal["closed", "opening", "ready", "lost"] = "closed"

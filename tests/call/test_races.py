@@ -290,10 +290,29 @@ RACES: list[Story] = [
         "speech that lasts long enough interrupts when it does",
         at(0, response("r1"), says("r1", "hello", 3000)),
         at(500, caller_speaks()),
-        at(799),
-        at(800, CLEAR, cancel("r1"), truncate("hello", 800)),
+        at(800, ev.CallerPersists(), CLEAR, cancel("r1"), truncate("hello", 800)),
         race=15,
         on=plan(model=OBEYS, barge_in=300),
+    ),
+    story(
+        "speech that only the service hears interrupts when it would have told that it is over",
+        at(0, response("r1"), says("r1", "hello", 3000)),
+        at(500, caller_speaks()),
+        at(1599),
+        at(1600, CLEAR, cancel("r1"), truncate("hello", 1600)),
+        race=15,
+        on=plan(model=OBEYS, barge_in=300),
+    ),
+    story(
+        "speech over a protected greeting is answered also by an agent that ignores short sounds",
+        at(0, response("r1"), says("r1", "welcome", 2000)),
+        at(500, caller_speaks()),
+        at(900, ev.CallerPersists()),
+        at(1500, caller_stops()),
+        at(1600, ends("r1"), ASK),
+        at(3000, hears("welcome", 2000)),
+        race=16,
+        on=plan(model=OBEYS, greeting="Greet.", greeting_protected=True, barge_in=300),
     ),
     story(
         "a protected greeting plays on over the caller, who is answered after it",
@@ -494,7 +513,7 @@ def test_a_deadline_that_is_due_goes_before_the_callers_next_frame() -> None:
     """Race 22: the loop was late, and the frame comes first; the barge-in that was due is decided first."""
     book = Playbook.connected(plan(model=OBEYS, barge_in=300))
     book.play(at(0, response("r1"), says("r1", "hello", 300)), at(200, caller_speaks()))
-    book.now = 600
+    book.now = 1400
     assert book.call.deadline() is not None
     done = book.give(caller_audio())
     kinds = [type(one) for one in done]

@@ -20,12 +20,14 @@ VOICE, SILENCE = b"\x20\xa0" * 80, b"\xff" * 160
 class Leg:
     """A call's state as the bystander sees it, and what it was told."""
 
-    def __init__(self, detection: TurnDetection | None = None, *, model: str = "ready") -> None:
+    def __init__(
+        self, detection: TurnDetection | None = None, *, model: str = "ready", barge_in: int | str = "immediate"
+    ) -> None:
         self.turns = SimpleNamespace(caller_speaking=False)
-        self.state = SimpleNamespace(model=model, turns=self.turns, voice=False)
+        self.state = SimpleNamespace(model=model, turns=self.turns, voice=False, weighing=False)
         self.told: list[tuple[float, ev.Event]] = []
         self.at_ms = 0.0
-        self.plan = plan(session=SessionPlan(turn_detection=detection or TurnDetection()))
+        self.plan = plan(session=SessionPlan(turn_detection=detection or TurnDetection()), barge_in=barge_in)
         self.call = SimpleNamespace(state=self.state)
         self._bystander = Bystander(cast(Driver, cast(Any, self)), MULAW_8K)
         self.hears(SILENCE, 1000)
@@ -117,3 +119,59 @@ def test_while_there_is_no_service_it_tells_both_ends_of_what_the_caller_says() 
     assert len(leg.told) == 1
     leg.hears(SILENCE, 20)
     assert leg.facts[1:] == [ev.CallerQuiet()]
+
+
+def weighed(leg: Leg) -> list[float]:
+    return [at_ms for at_ms, event in leg.told if isinstance(event, ev.CallerPersists)]
+
+
+def speaks_into_the_agent(leg: Leg, *, noticed_ms: float, ms: float) -> float:
+    """Speech that the service notices when it has gone on for so long; when it began."""
+    began = leg.at_ms
+    leg.hears(VOICE, noticed_ms)
+    leg.turns.caller_speaking = leg.state.weighing = True
+    leg.hears(VOICE, ms - noticed_ms)
+    return began
+
+
+def test_speech_that_lasts_is_told_when_it_has() -> None:
+    leg = Leg(barge_in=400)
+    began = speaks_into_the_agent(leg, noticed_ms=100, ms=600)
+    assert weighed(leg)[0] == began + 400
+
+
+@pytest.mark.parametrize("ms", [120, 240, 380])
+def test_brief_speech_is_never_told_to_last(ms: float) -> None:
+    leg = Leg(barge_in=400)
+    speaks_into_the_agent(leg, noticed_ms=100, ms=ms)
+    leg.hears(SILENCE, 3000)
+    assert weighed(leg) == []
+
+
+def test_a_pause_for_breath_is_part_of_speech_and_a_longer_one_ends_it() -> None:
+    leg = Leg(barge_in=400)
+    began = speaks_into_the_agent(leg, noticed_ms=100, ms=200)
+    leg.hears(SILENCE, 100)
+    leg.hears(VOICE, 200)
+    assert weighed(leg)[0] == began + 400
+    leg = Leg(barge_in=400)
+    speaks_into_the_agent(leg, noticed_ms=100, ms=200)
+    leg.hears(SILENCE, 300)
+    leg.hears(VOICE, 300)
+    assert weighed(leg) == []
+
+
+def test_what_was_loud_long_before_the_service_noticed_is_not_counted_as_speech() -> None:
+    leg = Leg(barge_in=800)
+    leg.hears(VOICE, 3000)
+    leg.turns.caller_speaking = leg.state.weighing = True
+    leg.hears(VOICE, 480)
+    assert weighed(leg) == []
+    leg.hears(VOICE, 100)
+    assert weighed(leg)
+
+
+def test_an_agent_that_is_interrupted_at_once_is_not_told() -> None:
+    leg = Leg()
+    speaks_into_the_agent(leg, noticed_ms=100, ms=3000)
+    assert weighed(leg) == []
