@@ -136,6 +136,13 @@ def test_every_end_of_a_call_is_explained() -> None:
     assert {reason.value for reason in EndReason} <= set(explained)
 
 
+def test_every_failure_of_the_model_service_in_the_readme_is_tried_and_no_other() -> None:
+    explained = re.findall(r"^\| F(\d\d) \| .{10,} \| .{4,} \|$", README, re.MULTILINE)
+    assert explained == [f"{number:02}" for number in range(1, 23)]
+    calls = "".join(path.read_text("utf-8") for path in (TOP / "tests" / "rehearsal").glob("test_*.py"))
+    assert set(explained) <= set(re.findall(r"_f(\d\d)(?=_)", calls))
+
+
 def test_every_command_in_the_readme_exists_with_its_options() -> None:
     found = list(commands_in_blocks())
     assert {words[0] for words in found} >= {"serve", "demo", "check"}
