@@ -35,6 +35,7 @@ from bridge.web.app import DOOR, make_app, validator_for
 from bridge.web.colleagues import Colleagues
 from bridge.web.listen import Listener
 from bridge.web.media import MediaDoor
+from bridge.web.pace import Pace
 from bridge.web.webhooks import TwilioDoor
 
 log = structlog.get_logger()
@@ -199,6 +200,8 @@ class Service:
         for number in _SIGNALS:
             loop.add_signal_handler(number, signalled)
         hurried = asyncio.create_task(hurry.wait(), name="hurried")
+        pace = Pace(lambda: self.switchboard.active_calls)
+        pace.start()
         try:
             await asked.wait()
             log.info("stopping", calls=self.switchboard.active_calls)
@@ -211,6 +214,7 @@ class Service:
                 await asyncio.wait({stopping})
                 await self.stop(grace_s=0.0)
         finally:
+            pace.stop()
             hurried.cancel()
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)

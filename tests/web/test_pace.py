@@ -1,0 +1,89 @@
+"""With many calls the loop takes a millisecond's packets together; with few, each as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bridge.web.pace import EVERY_S, MANY, Pace
+
+
+class Clock:
+    """Time that passes only where something sleeps or is busy."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+async def passes(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_with_few_calls_the_loop_never_rests() -> None:
+    clock = Clock()
+    pace = Pace(lambda: MANY - 1, clock=clock, sleep=clock.sleep)
+    pace.start()
+    await passes(50)
+    pace.stop()
+    assert clock.slept == []
+
+
+async def test_with_many_it_rests_once_a_pass_and_a_pass_is_a_millisecond() -> None:
+    clock = Clock()
+    pace = Pace(lambda: MANY, clock=clock, sleep=clock.sleep)
+    pace.start()
+    await passes(50)
+    pace.stop()
+    assert 45 <= len(clock.slept) <= 50
+    assert clock.slept == pytest.approx([EVERY_S] * len(clock.slept))
+
+
+async def test_work_of_a_pass_shortens_its_rest_and_a_full_millisecond_of_it_leaves_none() -> None:
+    clock = Clock()
+    pace = Pace(lambda: MANY, clock=clock, sleep=clock.sleep)
+    pace.start()
+    for busy_s in (0.0004, 0.0004, 0.0015, 0.0015, 0.0004):
+        clock.now += busy_s
+        await passes(1)
+    pace.stop()
+    assert clock.slept == pytest.approx([0.0006, 0.0006, 0.0006])
+
+
+async def test_it_begins_when_calls_have_become_many_and_ends_when_they_are_few_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bridge.web.pace._LOOK_S", 0.0)
+    clock, calls = Clock(), [0]
+    pace = Pace(lambda: calls[0], clock=clock, sleep=clock.sleep)
+    pace.start()
+    await passes(20)
+    assert clock.slept == []
+    calls[0] = MANY
+    while not clock.slept:
+        await asyncio.sleep(0)
+    calls[0] = 0
+    await passes(3)
+    rests = len(clock.slept)
+    await passes(20)
+    pace.stop()
+    assert len(clock.slept) == rests
+
+
+async def test_stopped_it_does_nothing_more() -> None:
+    clock = Clock()
+    pace = Pace(lambda: MANY, clock=clock, sleep=clock.sleep)
+    pace.start()
+    pace.stop()
+    pace.stop()
+    await passes(20)
+    assert clock.slept == []
