@@ -10,21 +10,23 @@ Law: an instance belongs to the thread that made it, because the scratch of `res
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bridge.audio.encoding import PCM16, codes_by_sample, decode, encode, samples_by_code
 from bridge.audio.formats import AudioFormat
-from bridge.audio.resample import MIDDLE, scratch, toeplitz
+from bridge.audio.resample import MIDDLE, Workspace, scratch, toeplitz
 from bridge.errors import UsageError
 
 _CODES: Final = np.dtype(np.uint8)
 
 FADE_MS: Final = 5
 GAIN_LIMIT_DB: Final = 24.0
+_MOST_PORTIONS: Final = 256
 
 
 class _Recoder:
@@ -36,6 +38,16 @@ class _Recoder:
         self.table = codes_by_sample(target.encoding).take(wanted, mode="clip")
         self.limited = (wanted < 0) | (wanted > 65535)
         self.can_limit = bool(self.limited.any())
+
+
+class _Portion(NamedTuple):
+    """What is to be done with a push of some size."""
+
+    fresh: int  # bytes that will not be needed again
+    span: int  # bytes that are looked at: whole blocks
+    work: Workspace | None  # None: nothing is due yet
+    samples_due: int
+    bytes_due: int
 
 
 class _Resampler:
@@ -50,6 +62,7 @@ class _Resampler:
         self.history_bytes = matrix.history * source.sample_bytes
         self.bytes_out_per_group = matrix.samples_out_per_group * target.sample_bytes
         self.most_bytes = (matrix.most_blocks - 1) * self.block_bytes  # a begun group may make it one more
+        self.portions: dict[int, _Portion] = {}
         self.silence = source.silence
         self.dtype: np.dtype[Any] = PCM16 if source.encoding == "pcm16" else _CODES
         self.samples = None if source.encoding == "pcm16" else samples_by_code(source.encoding).astype(np.float64)
@@ -60,6 +73,22 @@ class _Resampler:
         # (G.711 in), or when one of the outermost codes came out (G.711 out); pcm16 to pcm16 is always looked through.
         self.loud_in = _codes_beyond(source, matrix.loudest)
         self.outermost = _codes_beyond(target, int(samples_by_code(target.encoding).max()))
+
+    def portion(self, size: int) -> _Portion:
+        """Of so many bytes, history included. Remembered, as a call's pushes are nearly always of one size."""
+        groups = (size - self.history_bytes) // self.group_bytes
+        fresh = groups * self.group_bytes
+        blocks = -(-fresh // self.block_bytes)
+        portion = _Portion(
+            fresh=fresh,
+            span=self.history_bytes + blocks * self.block_bytes if blocks else size,
+            work=self.scratch.workspace(blocks) if blocks else None,
+            samples_due=groups * self.matrix.samples_out_per_group,
+            bytes_due=groups * self.bytes_out_per_group,
+        )
+        if len(self.portions) < _MOST_PORTIONS:
+            self.portions[size] = portion
+        return portion
 
 
 def _codes_beyond(form: AudioFormat, magnitude: int) -> bytes | None:
@@ -136,29 +165,25 @@ class _Resampling:
             size = r.most_bytes
             return b"".join([self.push(data[at : at + size]) for at in range(0, len(data), size)])
         joined = self._held + data
-        groups = (len(joined) - r.history_bytes) // r.group_bytes
-        fresh = groups * r.group_bytes
+        fresh, span, work, samples_due, bytes_due = r.portions.get(len(joined)) or r.portion(len(joined))
         self._held = joined[fresh:]
-        blocks = -(-fresh // r.block_bytes)
-        if not blocks:
-            return b""
-        span = r.history_bytes + blocks * r.block_bytes
         if len(joined) != span:  # not whole blocks: what is missing has no weight in the outputs that are due
             joined = joined[:span].ljust(span, b"\0")
-        work = r.scratch.by_blocks[blocks] or r.scratch.workspace(blocks)
+        if work is None:
+            return b""
         codes = np.frombuffer(joined, r.dtype)
         if r.samples is None:
             work.history[...] = codes
         else:
             r.samples.take(codes, axis=None, out=work.history, mode="clip")
         work.filter()
-        index, due = work.index, groups * r.bytes_out_per_group
+        index = work.index
         if r.loud_in is not None and len(joined.translate(None, r.loud_in)) == len(joined):
             quiet: NDArray[Any] = index.astype(PCM16) if r.to_pcm16 else r.encode(index, mode="clip")
-            return quiet.tobytes()[:due]
-        out: bytes = r.encode(index, mode="clip").tobytes()[:due]
+            return quiet.tobytes()[:bytes_due]
+        out: bytes = r.encode(index, mode="clip").tobytes()[:bytes_due]
         if r.outermost is None or len(out.translate(None, r.outermost)) != len(out):
-            sample = index.ravel()[: groups * r.matrix.samples_out_per_group] - MIDDLE
+            sample = index.ravel()[:samples_due] - MIDDLE
             self.clipped += int(np.count_nonzero((sample < -32768) | (sample > 32767)))
         return out
 
@@ -185,16 +210,16 @@ class _Path:
 
 
 class CallerToModel(_Path):
-    """What the caller says, on its way to the model. `gain_db` is the agent's fixed gain."""
+    """What the caller says, on its way to the model. `gain_db` is the agent's fixed gain.
 
-    __slots__ = ()
+    `push` takes the next bytes from the caller and gives all that can be said to the model by now.
+    """
+
+    __slots__ = ("push",)
 
     def __init__(self, caller: AudioFormat, model: AudioFormat, *, gain_db: float = 0.0) -> None:
         super().__init__(caller, model, gain_db)
-
-    def push(self, data: bytes) -> bytes:
-        """The next bytes from the caller; gives all that can be said to the model by now."""
-        return self._way.push(data)
+        self.push: Callable[[bytes], bytes] = self._way.push  # once a frame: no call of our own in between
 
     def reset(self) -> None:
         """Forgets the filter's past, an odd byte too; the next push begins as after silence."""

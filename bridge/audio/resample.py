@@ -56,7 +56,7 @@ class Workspace:
 
 
 class Scratch:
-    """The arrays of the largest push, and a `Workspace` for each smaller one, made as sizes are asked for."""
+    """The arrays of the largest push; a `Workspace` for each smaller one."""
 
     def __init__(self, toeplitz: Toeplitz) -> None:
         most = toeplitz.most_blocks
@@ -66,13 +66,9 @@ class Scratch:
         self.rows_and_one: Floats = np.ones((most, toeplitz.history + toeplitz.block_in + 1))
         self.product: Floats = np.zeros((most, toeplitz.block_out))
         self.index: NDArray[np.intp] = np.zeros((most, toeplitz.block_out), np.intp)
-        self.by_blocks: list[Workspace | None] = [None] * (most + 1)
 
     def workspace(self, blocks: int) -> Workspace:
-        work = self.by_blocks[blocks]
-        if work is None:
-            work = self.by_blocks[blocks] = Workspace(self, blocks)
-        return work
+        return Workspace(self, blocks)
 
 
 class Toeplitz:

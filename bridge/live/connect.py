@@ -22,7 +22,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from bridge.errors import RealtimeError
-from bridge.live.websocket import CallSocket, Closed, Message, client_wire
+from bridge.live.websocket import CallSocket, Carrying, Closed, Message, client_wire
 from bridge.realtime.dialect import code_of_status
 
 MAX_BYTES: Final = 8 << 20  # some services send a whole utterance in one delta
@@ -42,14 +42,13 @@ class Refused(RealtimeError):
 
 
 class _Dialling(asyncio.Protocol):
-    """The transport's side: the handshake first, then everything goes to the CallSocket."""
+    """The transport's side during the handshake."""
 
     def __init__(self, wire: ClientProtocol, on_message: Message, on_closed: Closed) -> None:
         self._wire = wire
         self._on_message = on_message
         self._on_closed = on_closed
         self._head = bytearray()
-        self._socket: CallSocket | None = None
         self.opened: asyncio.Future[CallSocket] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -57,9 +56,7 @@ class _Dialling(asyncio.Protocol):
         self._transport.write(b"".join(self._wire.data_to_send()))
 
     def data_received(self, data: bytes) -> None:
-        if self._socket is not None:
-            self._socket.feed(data)
-        elif not self.opened.done():
+        if not self.opened.done():
             self._shake_hands(data)
 
     def _shake_hands(self, data: bytes) -> None:
@@ -84,11 +81,12 @@ class _Dialling(asyncio.Protocol):
             self._fail(_failed(type(self._wire.handshake_exc).__name__))
             return
         self._wire.events_received()
-        self._socket = CallSocket(
+        socket = CallSocket(
             self._wire, self._transport, max_bytes=MAX_BYTES, on_message=self._on_message, on_closed=self._on_closed
         )
-        self.opened.set_result(self._socket)
-        self._socket.feed(rest)
+        self._transport.set_protocol(Carrying(socket))
+        self.opened.set_result(socket)
+        socket.feed(rest)
 
     def _fail(self, why: RealtimeError) -> None:
         self.opened.set_exception(why)
@@ -98,9 +96,7 @@ class _Dialling(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._socket is not None:
-            self._socket.feed_end()
-        elif not self.opened.done():
+        if not self.opened.done():
             self.opened.set_exception(_failed("the connection closed"))
 
 
