@@ -30,6 +30,7 @@ from bridge.localmodel.speech import Mouth, Voice, make_voice
 from bridge.localmodel.wire import Event
 
 MAX_FRAME_BYTES = 24 * 1024 * 1024  # 15 MiB of sound in base64, and some
+_REFUSAL_S = 0.05  # a client begins to listen when the socket is open: what comes with the handshake is missed by some
 Watch = Callable[[int, str, Event], None]
 
 
@@ -200,6 +201,7 @@ class LocalModel:
                 )
                 await self._talk(socket, attached)
             else:
+                await asyncio.sleep(_REFUSAL_S)
                 line.send(_wrong_key(_key_in(query, headers)))
                 line.close(3000, "invalid_request_error.invalid_api_key")
                 await line.flushed()
