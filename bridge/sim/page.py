@@ -19,6 +19,7 @@ a { color: #2563a8; text-decoration: none; } a.at { cursor: pointer; white-space
 details.call { border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px; margin: 18px 0; }
 details.call > summary { cursor: pointer; }
 .picture { overflow-x: auto; margin-top: 8px; cursor: crosshair; }
+.picture svg { display: block; width: 100%; min-width: 900px; height: auto; }
 .players { display: flex; flex-wrap: wrap; gap: 18px; align-items: center; margin: 6px 0; }
 .players label { display: flex; align-items: center; gap: 8px; }
 .players audio { height: 34px; width: 330px; }

@@ -79,7 +79,8 @@ def summary(results: Sequence[CallResult]) -> str:
     """How many passed, and the figures of all calls together."""
     failed = sum(not result.passed for result in results)
     overall = measure(*(result.outcome for result in results if result.outcome is not None))
-    said = f"{len(results)} calls, {failed} failed" if failed else f"{len(results)} calls, all passed"
+    calls = "1 call" if len(results) == 1 else f"{len(results)} calls"
+    said = f"{calls}, {failed} failed" if failed else f"{calls}, all passed"
     answer = overall.answer_ms
     if answer.count:
         said += f"; answer p50 {answer.p50:.0f} ms, p95 {answer.p95:.0f} ms"

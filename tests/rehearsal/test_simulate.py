@@ -68,7 +68,7 @@ def test_a_call_as_expected_is_one_line_and_exit_code_0(tmp_path: Path) -> None:
     code, printed = told([file(tmp_path, QUIET)])
     assert code == 0
     assert "pass  a-call" in printed
-    assert "1 calls, all passed" in printed
+    assert "1 call, all passed" in printed
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_broken_expectation_is_exit_code_1_and_a_message_that_names_the_moment
     line = next(line for line in result.output.splitlines() if "FAILED at" in line)
     assert message in line
     assert float(line.split("FAILED at ")[1].split(" s:")[0]) >= 0
-    assert "1 calls, 1 failed" in result.output
+    assert "1 call, 1 failed" in result.output
 
 
 def test_a_mistake_in_a_file_is_told_with_its_place_and_not_run(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_a_line_names_the_call_and_its_figures_and_a_summary_counts() -> None:
     assert "truncation 20/20 ms" in line(GOOD)
     assert line(BAD).startswith("FAIL")
     assert "cannot say it" in line(BROKEN)
-    assert summary([GOOD]).startswith("1 calls, all passed")
+    assert summary([GOOD]).startswith("1 call, all passed")
     assert summary([GOOD, BAD, BROKEN]).startswith("3 calls, 2 failed")
     assert BAD.failures[0].startswith("FAILED at 20.00 s")
     assert "#2" in line(replace(GOOD, outcome=replace(CALL, number=2)))
