@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -49,7 +49,7 @@ def configure(settings: Log, *, secrets: Collection[str] = (), stream: TextIO | 
     structlog.configure(
         processors=[*shared, *last, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Outlet(out))),
         cache_logger_on_first_use=False,  # modules hold loggers from before this call
     )
     handler = logging.StreamHandler(out)
@@ -62,6 +62,25 @@ def configure(settings: Log, *, secrets: Collection[str] = (), stream: TextIO | 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.INFO))  # libraries' debug output holds frames of audio and headers
+
+
+class _Outlet:
+    """A stream that may go away (a closed pipe, a full disk): a line that cannot be written is lost, and no call."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        try:
+            return self._out.write(text)
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            return 0
+
+    def flush(self) -> None:
+        try:
+            self._out.flush()
+        except (OSError, ValueError):
+            pass
 
 
 @contextmanager

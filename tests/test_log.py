@@ -121,3 +121,19 @@ def test_debug_is_for_our_own_entries_not_the_libraries() -> None:
     logging.getLogger("websockets.client").debug("< TEXT frame of audio")
     structlog.get_logger().debug("ours")
     assert "audio" not in out.getvalue() and "ours" in out.getvalue()
+
+
+class Full(io.StringIO):
+    """A disk without room."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_stream_that_cannot_be_written_breaks_nothing() -> None:
+    closed = io.StringIO()
+    for out in (Full(), closed):
+        log.configure(Log(format="json"), stream=out)
+        closed.close()
+        structlog.get_logger().info("happened")
+        logging.getLogger("library").warning("happened")
