@@ -159,7 +159,12 @@ class Driver:
 
     def _take(self, event: ev.Event) -> None:
         now = self._loop.time() * 1000.0
-        actions = self.call.handle(event, now)
+        try:
+            actions = self.call.handle(event, now)
+        except Exception:
+            for watch in self._frame_watchers if type(event) is ev.CallerSpoke else self._watchers:
+                watch(self.call.elapsed(now), event, [])  # a journal ends with the fact that broke its call
+            raise
         if type(event) is not ev.CallerSpoke:
             watchers = self._watchers
             self._do(actions)

@@ -107,6 +107,28 @@ async def test_silence_given_to_the_model_is_credited_to_the_callers_timeline() 
 # ---------------------------------------------------------------- what breaks
 
 
+@on_virtual_time
+@pytest.mark.parametrize("fact", [ev.CallerPressed("1"), FRAME])
+async def test_the_fact_that_broke_a_call_is_shown_before_it_ends(
+    fact: ev.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = await begin()
+    seen: list[tuple[ev.Event, Any]] = []
+
+    def watch(at: float, event: ev.Event, actions: Any) -> None:
+        seen.append((event, actions))
+
+    def breaks(event: ev.Event, now: float) -> Any:
+        raise AssertionError("an invariant")
+
+    call.driver.watch([watch], [watch])
+    monkeypatch.setattr(call.driver.call, "handle", breaks)
+    with capture_logs():
+        call.tell(fact)
+        assert await call.task is EndReason.BUG
+    assert seen == [(fact, [])]
+
+
 async def breaks_alone(call: Any, other: Any, do_it: Callable[[], Any]) -> None:
     """After `do_it` the call has ended with BUG, both legs are closed, and the other call goes on."""
     with capture_logs() as logs:
