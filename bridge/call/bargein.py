@@ -19,6 +19,7 @@ _VOICE_MS = 3000.0  # heard again within this, if the caller speaks on
 _ALREADY_WAITED_MS = 1000.0  # of the patience with an answer, when the service missed the end of the caller's turn
 _STILL_MS = 400.0  # what a session heard of held audio ends by itself within this, or the caller speaks on
 _TELLING_MS = 300.0  # until we hear of the end of speech, beyond the silence the service waits for
+_LONGEST_SILENCE_MS = 2000.0  # waited for by a service whose detector goes by the meaning, of a brief sound
 _LONGEST_SPEECH_MS = 60_000.0  # a detector that hears nothing else for this long is stuck
 
 
@@ -42,13 +43,13 @@ def speech_started(desk: Desk, event: ev.CallerSpeechStarted) -> None:
     if state.replaying:  # said before: it interrupts only if they still speak
         if mode != "off" and not protected(desk):
             desk.timers.start("barge_in", desk.at + max(_STILL_MS, desk.policies.barge_in.after_ms))
-    elif agent_holds and (mode == "off" or protected(desk)):
-        pass  # it is answered when the agent has finished
     elif agent_holds and mode == "after_ms":
         state.weighing = True
-        detection = desk.plan.session.turn_detection
-        told_ms = detection.waits_ms + _TELLING_MS if detection else 0.0  # a brief sound is told to be over by then
+        detection = desk.plan.session.turn_detection  # a brief sound is told to be over by then, or nearly always
+        told_ms = min(detection.waits_ms, _LONGEST_SILENCE_MS) + _TELLING_MS if detection else 0.0
         desk.timers.start("barge_in", desk.at + desk.policies.barge_in.after_ms + told_ms)
+    elif agent_holds and (mode == "off" or protected(desk)):
+        pass  # it is answered when the agent has finished
     else:
         _barge_in(desk)
 
@@ -62,12 +63,14 @@ def caller_persists(desk: Desk, event: ev.CallerPersists) -> None:
 def on_barge_in(desk: Desk) -> None:
     """The caller has spoken for long enough to mean it."""
     desk.state.weighing = False
+    desk.timers.stop("barge_in")
     if desk.turns.caller_speaking and not protected(desk):
         _barge_in(desk)
 
 
 def _barge_in(desk: Desk) -> None:
     desk.state.weighing = desk.state.replaying = False
+    desk.timers.stop("barge_in")
     if ending.may_be_taken_back(desk):
         ending.take_back(desk)
     if not protected(desk):
@@ -196,7 +199,7 @@ def _stopped(desk: Desk) -> None:
     turns.caller_speaking = False
     desk.active()
     desk.timers.stop("caller_pause", "long_speech", "barge_in")
-    brief = state.weighing
+    brief = state.weighing and _spoke_into_the_agent(desk)
     state.weighing = state.replaying = False
     if brief:  # too short to be a turn: nothing happened
         state.turn_bytes = None
@@ -214,6 +217,13 @@ def _stopped(desk: Desk) -> None:
     else:
         turns.expecting = False
         turns.want(Wish("answer", must=False))
+
+
+def _spoke_into_the_agent(desk: Desk) -> bool:
+    """The agent was still to be heard when the caller fell silent, which is told a silence later: no answer to it."""
+    detection = desk.plan.session.turn_detection
+    ended_at = desk.at - (detection.silence_ms if detection else 0)
+    return desk.turns.responding or desk.ledger.silent_at(desk.at) > ended_at
 
 
 def turn_ended(desk: Desk, event: ev.CallerTurnEnded) -> None:

@@ -172,7 +172,7 @@ class CallerUnheard(Event, frozen=True, tag=True, gc=False):
 
 
 class CallerPersists(Event, frozen=True, tag=True, gc=False):
-    """Our own detector has heard the caller speak for the agent's `after_ms`, brief pauses included."""
+    """Our own detector has heard the caller speak for the agent's `after_ms`, pauses not counted."""
 
 
 class CallerTurnEnded(Event, frozen=True, tag=True, gc=False):

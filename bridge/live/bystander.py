@@ -20,7 +20,8 @@ _GRACE_MS: Final = 1000.0  # more than a service waits itself
 _ALONE_MS: Final = 700.0  # quiet for this long ends a turn while there is no service
 _VOICE_MS: Final = 600.0  # of voice, pauses subtracted: by now a service has noticed
 _AGAIN_MS: Final = 2000.0
-_BREATH_MS: Final = 200.0  # a shorter pause is part of what is being said
+_BREATH_MS: Final = 100.0  # a shorter pause is part of a word
+_PAUSE_MS: Final = 500.0  # a longer one ends what is being said
 _NOTICED_MS: Final = 300.0  # speech has been going on for this long at most when a service reports it
 _CLICK: Final = 5.0  # a loud frame takes back so much quiet; a click is not a voice
 
@@ -36,7 +37,7 @@ class Bystander:
         barge_in = driver.plan.agent.policies.barge_in
         self._persists_ms = float(barge_in.after_ms) if barge_in.mode == "after_ms" else 0.0
         self._weighing = False
-        self._spoken_ms = 0.0  # the caller's present speech, pauses for breath included
+        self._spoken_ms = 0.0  # the caller's present speech, without its pauses
         self._paused_ms = 0.0
 
     def hear(self, frame: bytes, ms: float) -> None:
@@ -61,9 +62,12 @@ class Bystander:
 
     def _weigh(self, loud: bool, ms: float, weighing: bool) -> None:
         if weighing and not self._weighing:
-            self._spoken_ms = min(self._spoken_ms, _NOTICED_MS)
+            self._spoken_ms = min(self._spoken_ms, _NOTICED_MS, self._persists_ms / 2)
         self._weighing = weighing
         self._paused_ms = 0.0 if loud else self._paused_ms + ms
-        self._spoken_ms = 0.0 if self._paused_ms >= _BREATH_MS else self._spoken_ms + ms
+        if self._paused_ms >= _PAUSE_MS:
+            self._spoken_ms = 0.0
+        elif self._paused_ms < _BREATH_MS:
+            self._spoken_ms += ms
         if weighing and loud and self._spoken_ms >= self._persists_ms:
             self._driver.deliver(ev.CallerPersists())

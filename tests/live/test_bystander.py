@@ -148,15 +148,15 @@ def test_brief_speech_is_never_told_to_last(ms: float) -> None:
     assert weighed(leg) == []
 
 
-def test_a_pause_for_breath_is_part_of_speech_and_a_longer_one_ends_it() -> None:
+def test_words_with_pauses_between_them_are_one_speech_and_a_long_pause_ends_it() -> None:
     leg = Leg(barge_in=400)
-    began = speaks_into_the_agent(leg, noticed_ms=100, ms=200)
-    leg.hears(SILENCE, 100)
-    leg.hears(VOICE, 200)
-    assert weighed(leg)[0] == began + 400
+    began = speaks_into_the_agent(leg, noticed_ms=100, ms=360)
+    leg.hears(SILENCE, 220)
+    leg.hears(VOICE, 360)  # digits, read out
+    assert weighed(leg)[0] < began + 360 + 220 + 100
     leg = Leg(barge_in=400)
     speaks_into_the_agent(leg, noticed_ms=100, ms=200)
-    leg.hears(SILENCE, 300)
+    leg.hears(SILENCE, 600)
     leg.hears(VOICE, 300)
     assert weighed(leg) == []
 
@@ -169,6 +169,11 @@ def test_what_was_loud_long_before_the_service_noticed_is_not_counted_as_speech(
     assert weighed(leg) == []
     leg.hears(VOICE, 100)
     assert weighed(leg)
+    leg = Leg(barge_in=200)
+    leg.hears(VOICE, 3000)
+    leg.turns.caller_speaking = leg.state.weighing = True
+    leg.hears(VOICE, 80)
+    assert weighed(leg) == []
 
 
 def test_an_agent_that_is_interrupted_at_once_is_not_told() -> None:
