@@ -159,27 +159,24 @@ class Driver:
 
     def _take(self, event: ev.Event) -> None:
         now = self._loop.time() * 1000.0
+        frame = type(event) is ev.CallerSpoke
+        watchers = self._frame_watchers if frame else self._watchers
+        actions: Sequence[do.Action] = ()
         try:
             actions = self.call.handle(event, now)
-        except Exception:
-            for watch in self._frame_watchers if type(event) is ev.CallerSpoke else self._watchers:
-                watch(self.call.elapsed(now), event, [])  # a journal ends with the fact that broke its call
-            raise
-        if type(event) is not ev.CallerSpoke:
-            watchers = self._watchers
-            self._do(actions)
-        elif len(actions) == 1 and type(actions[0]) is do.SendCallerAudio:
-            # Every telephone frame: it brings nothing to play and, unless a deadline was due with it, moves no alarm;
-            # the alarm of one that was due rings in a moment and is set anew.
-            watchers = self._frame_watchers
-            self.model.send_audio(actions[0].audio)
-        else:
-            watchers = (*self._frame_watchers, *self._watchers) if actions else self._frame_watchers
-            self._do(actions)
-        if watchers:
-            at = self.call.elapsed(now)
-            for watch in watchers:
-                watch(at, event, actions)
+            if frame and len(actions) == 1 and type(actions[0]) is do.SendCallerAudio:
+                # Every telephone frame: it brings nothing to play and, unless a deadline was due with it, moves no
+                # alarm; the alarm of one that was due rings in a moment and is set anew.
+                self.model.send_audio(actions[0].audio)
+            else:
+                if frame and actions:
+                    watchers = (*self._frame_watchers, *self._watchers)
+                self._do(actions)
+        finally:  # what broke the call is shown as well: a journal ends with it
+            if watchers:
+                at = self.call.elapsed(now)
+                for watch in watchers:
+                    watch(at, event, actions)
 
     def _do(self, actions: Sequence[do.Action]) -> None:
         for action in actions:

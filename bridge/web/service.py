@@ -111,7 +111,7 @@ class Service:
         journal = None if self._journals is None else self._journals.begin(plan)
         if journal is None:
             return watchers, []
-        return [*watchers, journal.watch_others], [journal.watch]
+        return [journal.watch_others, *watchers], [journal.watch]  # the journal first: whatever the others do
 
     def _call_ended(self, driver: Driver, reason: EndReason) -> None:
         self.metrics.forget(driver.plan, reason.value)

@@ -126,7 +126,19 @@ async def test_the_fact_that_broke_a_call_is_shown_before_it_ends(
     with capture_logs():
         call.tell(fact)
         assert await call.task is EndReason.BUG
-    assert seen == [(fact, [])]
+    assert seen == [(fact, ())]
+
+
+@on_virtual_time
+async def test_so_is_one_whose_requests_could_not_be_performed() -> None:
+    call = await begin()
+    seen: list[tuple[ev.Event, int]] = []
+    call.driver.watch([], [lambda at, event, actions: seen.append((event, len(actions)))])
+    call.model.faults = ("send_audio",)
+    with capture_logs():
+        call.tell(FRAME)
+        assert await call.task is EndReason.BUG
+    assert seen == [(FRAME, 1)]
 
 
 async def breaks_alone(call: Any, other: Any, do_it: Callable[[], Any]) -> None:
