@@ -87,3 +87,13 @@ async def test_stopped_it_does_nothing_more() -> None:
     pace.stop()
     await passes(20)
     assert clock.slept == []
+
+
+async def test_started_twice_it_rests_once_a_pass() -> None:
+    clock = Clock()
+    pace = Pace(lambda: MANY, clock=clock, sleep=clock.sleep)
+    pace.start()
+    pace.start()
+    await passes(20)
+    pace.stop()
+    assert len(clock.slept) <= 20
