@@ -32,6 +32,7 @@ _LONGEST = 2000
 def configure(settings: Log, *, secrets: Collection[str] = (), stream: TextIO | None = None) -> None:
     """Sets up structlog and the standard library's logging together. `secrets` never appear in what is written."""
     out = stream or sys.stderr
+    outlet = cast(TextIO, _Outlet(out))
     as_json = settings.format == "json" or (settings.format == "auto" and not out.isatty())
     redact = Redaction(secrets, mask_numbers=settings.mask_numbers)
     shared: list[Processor] = [
@@ -49,10 +50,10 @@ def configure(settings: Log, *, secrets: Collection[str] = (), stream: TextIO | 
     structlog.configure(
         processors=[*shared, *last, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Outlet(out))),
+        logger_factory=structlog.PrintLoggerFactory(outlet),
         cache_logger_on_first_use=False,  # modules hold loggers from before this call
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(outlet)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
