@@ -22,8 +22,9 @@ from bridge.errors import EndReason, UsageError
 from bridge.live import connect
 from bridge.live.circuit import Circuits
 from bridge.live.driver import Driver, Outside, Watcher
-from bridge.live.model import Dial, ModelLeg
+from bridge.live.model import ModelLeg
 from bridge.live.places import Places
+from bridge.live.session import Dial
 from bridge.realtime.profiles import Target
 from bridge.settings.plans import Directory, IncomingCall
 

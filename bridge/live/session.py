@@ -1,0 +1,411 @@
+"""One session with the model service: opened, configured, spoken to, and lost.
+
+Connect (a second attempt races the first when that is slow), wait for the service's greeting, configure, seed what was
+said before, and read back the formats it really uses. What to do about a lost session is decided by the core.
+
+Law: of a session that was lost or closed the call never hears again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from bridge.audio.formats import AudioFormat
+from bridge.audio.path import CallerToModel, ModelToCaller
+from bridge.call import actions as do
+from bridge.call import events as ev
+from bridge.errors import RealtimeError, UsageError
+from bridge.live.circuit import Circuits
+from bridge.live.driver import Driver
+from bridge.realtime import dialect as words
+from bridge.realtime.decoder import Fact
+from bridge.realtime.profiles import Target
+from bridge.realtime.wire import clean
+
+log = structlog.get_logger()
+
+_HEDGE_S: Final = 1.5
+_PING_S: Final = 5.0
+_PROBE_S: Final = 2.0
+_BUSY_S: Final = 1.0  # before a service is asked again that has too much to do and does not say for how long
+_GREETING_S: Final = 3.0  # an open socket whose service says nothing for this long is tried anew
+_CONFIRM_S: Final = 2.0  # a service that does not confirm its configuration is taken at its word after this
+_STALLED_BYTES: Final = 1 << 20
+_NOT_WELCOME: Final = frozenset({3000, 3003})  # close codes Unauthorized and Forbidden (IANA's registry for RFC 6455)
+
+
+class ModelSocket(Protocol):
+    """What a session needs of its socket; `CallSocket` is one."""
+
+    @property
+    def waiting_bytes(self) -> int: ...
+    def send(self, payload: bytes) -> None: ...
+    def send_binary(self, payload: bytes) -> None: ...
+    def keep_alive(self, *, every_s: float, within_s: float) -> None: ...
+    def probe(self, *, within_s: float) -> None: ...
+    def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+
+class Dial(Protocol):
+    """How a socket to the service is opened; `connect.dial` is the real one."""
+
+    def __call__(
+        self,
+        url: str,
+        headers: Sequence[tuple[str, str]],
+        subprotocols: Sequence[str],
+        *,
+        on_message: Callable[[bytes, bool], None],
+        on_closed: Callable[[int, str], None],
+    ) -> Awaitable[ModelSocket]: ...
+
+
+class Leg(Protocol):
+    """What a session needs of its call's leg."""
+
+    driver: Driver
+    caller: AudioFormat
+    dial: Dial
+    circuits: Circuits
+
+    def in_use(self, session: Session) -> bool: ...
+
+
+class Session:
+    """One session: from dialling to its end."""
+
+    def __init__(self, leg: Leg, action: do.OpenModel, target: Target) -> None:
+        self._leg = leg
+        self._driver = leg.driver
+        self._number = action.session
+        self._history = action.history
+        self._in_words = action.in_words
+        self._target = target
+        self._dialect = target.dialect()
+        self._binary_audio = target.profile.binary_audio
+        self._decoder = self._dialect.decoder()
+        self._loop = asyncio.get_running_loop()
+        self._socket: ModelSocket | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None  # for the greeting, then the confirmation, then the keepalive
+        self._ready = False
+        self._closed = False
+        self._configured = False
+        self._formats: tuple[AudioFormat, AudioFormat] | None = None  # what the service hears and speaks
+        self._expires_at: float | None = None  # Unix time
+        self._instructions = leg.driver.plan.session.instructions.strip()
+        self._sent = False  # since the last keepalive
+        self._heard_at = self._loop.time()
+        self.up: CallerToModel | None = None
+        self.down: ModelToCaller | None = None
+        self.unknown = 0  # frames that meant nothing to us
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    # ------------------------------------------------------------ opening
+
+    def start(self) -> None:
+        self._opening = self._driver.spawn(self._open, f"session {self._number}")
+
+    async def _open(self) -> None:
+        broken = self._leg.circuits.broken(self._target)
+        if broken is not None:
+            self._lost(RealtimeError(broken.why, code=broken.code), retry_after_s=broken.left_s)
+            return
+        try:
+            line = await self._race()
+        except RealtimeError as error:
+            self._lost(error)
+            return
+        assert self._socket is not None, "the race was won"
+        self._set_alarm(_GREETING_S, self._not_greeted)
+        self._socket.keep_alive(every_s=_PING_S, within_s=_PING_S)
+        line.join(self)
+
+    async def _race(self) -> _Line:
+        """The first connection that opens; a second attempt starts when the first is slow. The other leaves nothing.
+
+        The winner's socket is the session's before anything else is awaited, so that closing the session closes it.
+        """
+        attempts = {self._attempt(1)}
+        try:
+            done, waiting = await asyncio.wait(attempts, timeout=_HEDGE_S)
+            if not done:
+                attempts.add(self._attempt(2))
+                done, waiting = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
+            while True:
+                for attempt in done:
+                    if attempt.exception() is None:
+                        attempts.discard(attempt)
+                        self._socket, line = attempt.result()
+                        return line
+                if not waiting:
+                    done.pop().result()  # raises what went wrong
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+                attempt.add_done_callback(_close_unused)
+
+    def _attempt(self, number: int) -> asyncio.Task[tuple[ModelSocket, _Line]]:
+        call_id = self._driver.plan.call_id
+        return self._loop.create_task(self._dial(), name=f"attempt {number} at session {self._number} of {call_id}")
+
+    async def _dial(self) -> tuple[ModelSocket, _Line]:
+        line = _Line()
+        url, headers, subprotocols = self._target.request()
+        socket = await self._leg.dial(url, headers, subprotocols, on_message=line.message, on_closed=line.closed)
+        return socket, line
+
+    def receive(self, payload: bytes, is_text: bool) -> None:
+        """One frame of the service."""
+        if self._closed:
+            return
+        self._heard_at = self._loop.time()
+        try:
+            for fact in self._decoder.decode(payload) if is_text else self._decoder.decode_binary(payload):
+                self._take(fact)
+                if self.closed:
+                    return
+        except Exception:
+            self._driver.broke("a frame of the model")
+
+    def _take(self, fact: Fact) -> None:
+        if isinstance(fact, words.AudioDelta):
+            self._spoke(fact)
+        elif isinstance(fact, ev.Event):
+            self._tell(fact)
+        elif isinstance(fact, words.SessionCreated):
+            self._configure(fact)
+        elif isinstance(fact, words.SessionUpdated):
+            self._confirmed(fact)
+        else:
+            self.unknown += 1
+
+    def _tell(self, fact: ev.Event) -> None:
+        """Of a session that is not in use yet the call hears only whether it is ready, or lost."""
+        if isinstance(fact, (ev.ModelComplained, ev.ResponseEnded)) and fact.cure == "fatal":
+            code = fact.code if isinstance(fact, ev.ModelComplained) else fact.reason
+            self._leg.circuits.refused(self._target, code, fact.message)
+        if self._leg.in_use(self):
+            self._driver.deliver(fact)
+        elif isinstance(fact, ev.ModelComplained) and fact.cure in ("rotate", "fatal"):
+            self._lost(RealtimeError(fact.message, code=fact.code))
+
+    def seed(self, items: Sequence[do.HistoryItem]) -> None:
+        """Tell the session what was said."""
+        for frame in self._dialect.history(tuple(items)):
+            self._send(frame)
+
+    def _not_greeted(self) -> None:
+        self._lost(RealtimeError("the connection opened, but no session did", code="connection_timeout"))
+
+    def _configure(self, fact: words.SessionCreated) -> None:
+        """The service greeted us: say what we want, and what was said before."""
+        if self._configured or self._socket is None:
+            return
+        self._configured = True
+        self._expires_at = fact.expires_at
+        plan = self._driver.plan.session
+        if self._in_words and self._history:
+            lasting = f"{self._instructions}\n\n{self._dialect.in_words(self._history)}".strip()
+            self._instructions, self._history = lasting, ()
+            plan = msgspec.structs.replace(plan, instructions=lasting)
+        self._send(self._dialect.session_update(plan))
+        self.seed(self._history)
+        if self._target.profile.confirms_update:
+            self._set_alarm(_CONFIRM_S, self._confirmed, words.SessionUpdated())
+        else:
+            self._confirmed(words.SessionUpdated())
+
+    def _confirmed(self, fact: words.SessionUpdated) -> None:
+        """The session is as the service says: at first, after a late confirmation, and whenever it says so again."""
+        if not self._configured:
+            return
+        plan, caller = self._driver.plan, self._leg.caller
+        wanted = plan.session
+        try:
+            heard = AudioFormat(
+                fact.input_encoding or wanted.model_encoding,
+                fact.input_rate_hz or _rate(fact.input_encoding, wanted.model_rate_hz),
+            )
+            spoken = AudioFormat(
+                fact.output_encoding or wanted.model_encoding,
+                fact.output_rate_hz or _rate(fact.output_encoding, wanted.model_rate_hz),
+            )
+        except UsageError as error:
+            self._lost(RealtimeError(str(error), code="refused"))
+            return
+        if self._formats != (heard, spoken):
+            self._formats = (heard, spoken)
+            self.up = CallerToModel(caller, heard)
+            self.down = ModelToCaller(spoken, caller, gain_db=plan.agent.gain_db)
+        if self._ready:
+            return
+        self._ready = True
+        self._keep_alive()
+        life_s, expires_at = None, fact.expires_at or self._expires_at
+        if expires_at is not None:
+            # A date, so the only place where the wall clock counts; to the minute, because it never matters more.
+            left_s = round((expires_at - time.time()) / 60) * 60.0
+            life_s = left_s if 0 < left_s < 86_400 else None
+        self._driver.deliver(ev.ModelReady(self._number, life_s))
+
+    def _keep_alive(self) -> None:
+        """Some services close a session that hears nothing from us."""
+        every_s = self._target.profile.keepalive_s
+        if every_s:
+            if not self._sent:
+                self._send(self._dialect.keepalive())
+            self._sent = False
+            self._set_alarm(every_s, self._keep_alive)
+        else:
+            self._stop_alarm()
+
+    def _set_alarm(self, after_s: float, ring: Callable[..., None], *given: words.SessionUpdated) -> None:
+        self._stop_alarm()
+        self._alarm = self._loop.call_later(after_s, ring, *given)
+
+    def _stop_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    # ------------------------------------------------------------ open
+
+    def _spoke(self, delta: words.AudioDelta) -> None:
+        if self.down is None or not self._leg.in_use(self):
+            return  # audio before the session was agreed on, or took over, is not for this caller
+        audio = self.down.push(delta.audio)
+        self._driver.deliver(
+            ev.ModelSpoke(
+                delta.response_id, delta.item_id, delta.content_index, audio, len(audio) / self._leg.caller.bytes_per_ms
+            )
+        )
+
+    def send_audio(self, audio: bytes) -> None:
+        up, socket = self.up, self._socket
+        if up is None or socket is None:
+            return
+        sound = up.push(audio)
+        if self._binary_audio:
+            socket.send_binary(sound)
+        else:
+            socket.send(self._dialect.append(sound))
+        self._sent = True
+        if socket.waiting_bytes > _STALLED_BYTES:
+            self._lost(RealtimeError("the service stopped reading", code="connection_lost"))
+
+    def probe(self) -> None:
+        if self._socket is not None:
+            self._socket.probe(within_s=_PROBE_S)
+
+    def request(self, action: do.Action) -> None:
+        if isinstance(action, do.RequestResponse) and action.instructions:
+            # Instructions of a response replace the session's (OpenAI, response.create): the agent would forget itself.
+            action = do.RequestResponse(f"{self._instructions}\n\n{action.instructions}".strip())
+        for frame in self._dialect.encode(action):
+            self._send(frame)
+
+    def _send(self, frame: bytes) -> None:
+        if self._socket is not None:
+            self._sent = True
+            self._socket.send(frame)
+
+    # ------------------------------------------------------------ ending
+
+    def socket_closed(self, code: int, reason: str) -> None:
+        """Why a connection closed is said in an error before it, in its reason, or not at all."""
+        complaint = self._decoder.complaint
+        if complaint is not None and not self._ready:
+            self._lost(RealtimeError(complaint.message, code=complaint.code))
+            return
+        cure = "fatal" if code in _NOT_WELCOME else self._dialect.cure(reason, reason)
+        reason = clean(reason, 123)
+        if self._target.api_key:
+            reason = reason.replace(self._target.api_key, "***")
+        self._lost(RealtimeError(f"closed with {code} {reason}".rstrip(), code="connection_lost"), cure)
+
+    def _lost(
+        self, error: RealtimeError, cure: words.Cure | None = None, *, retry_after_s: float | None = None
+    ) -> None:
+        if self._closed:
+            return
+        self.close()
+        cure = cure or self._dialect.cure(error.code, error.message)
+        if retry_after_s is None:  # said by the service, and not by what is known of it
+            retry_after_s = getattr(error, "retry_after_s", None)
+            if retry_after_s is None and error.code == "rate_limit_exceeded":
+                retry_after_s = _BUSY_S
+            if cure == "fatal":
+                self._leg.circuits.refused(self._target, error.code, error.message)
+            elif retry_after_s is not None:
+                self._leg.circuits.busy(self._target, error.code, error.message, retry_after_s)
+        log.warning("model_session_lost", call_id=self._driver.plan.call_id, code=error.code, why=error.message)
+        self._driver.deliver(
+            ev.ModelLost(
+                self._number,
+                error.code,
+                "fatal" if cure == "fatal" else "rotate" if cure == "rotate" else "retry",
+                retry_after_s,
+                (self._loop.time() - self._heard_at) * 1000 if self._ready else 0.0,
+            )
+        )
+
+    def close(self) -> None:
+        """Closing twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stop_alarm()
+        if self._opening is not None and self._opening is not asyncio.current_task():
+            self._opening.cancel()
+        if self._socket is not None:
+            self._socket.close()
+
+
+def _close_unused(attempt: asyncio.Task[tuple[ModelSocket, _Line]]) -> None:
+    """It was cancelled, or failed, or opened at the last moment."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result()[0].close()
+
+
+class _Line:
+    """One attempt's callbacks. What comes before its session listens is kept; a line that lost is never heard."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[bytes, bool]] = []
+        self._kept_close: tuple[int, str] | None = None
+        self._session: Session | None = None
+
+    def join(self, session: Session) -> None:
+        self._session = session
+        for payload, is_text in self._kept:
+            session.receive(payload, is_text)
+        self._kept.clear()
+        if self._kept_close is not None:
+            session.socket_closed(*self._kept_close)
+
+    def message(self, payload: bytes, is_text: bool) -> None:
+        if self._session is not None:
+            self._session.receive(payload, is_text)
+        else:
+            self._kept.append((payload, is_text))
+
+    def closed(self, code: int, reason: str) -> None:
+        if self._session is not None:
+            self._session.socket_closed(code, reason)
+        else:
+            self._kept_close = (code, reason)
+
+
+def _rate(encoding: str | None, wanted_hz: int) -> int:
+    return 8000 if encoding in ("mulaw", "alaw") else wanted_hz
