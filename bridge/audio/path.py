@@ -81,8 +81,8 @@ class _Resampler:
         blocks = -(-fresh // self.block_bytes)
         portion = _Portion(
             fresh=fresh,
-            span=self.history_bytes + blocks * self.block_bytes if blocks else size,
-            work=self.scratch.workspace(blocks) if blocks else None,
+            span=self.history_bytes + blocks * self.block_bytes,
+            work=Workspace(self.scratch, blocks) if blocks else None,
             samples_due=groups * self.matrix.samples_out_per_group,
             bytes_due=groups * self.bytes_out_per_group,
         )
@@ -167,10 +167,10 @@ class _Resampling:
         joined = self._held + data
         fresh, span, work, samples_due, bytes_due = r.portions.get(len(joined)) or r.portion(len(joined))
         self._held = joined[fresh:]
-        if len(joined) != span:  # not whole blocks: what is missing has no weight in the outputs that are due
-            joined = joined[:span].ljust(span, b"\0")
         if work is None:
             return b""
+        if len(joined) != span:  # not whole blocks: what is missing has no weight in the outputs that are due
+            joined = joined[:span].ljust(span, b"\0")
         codes = np.frombuffer(joined, r.dtype)
         if r.samples is None:
             work.history[...] = codes

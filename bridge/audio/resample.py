@@ -56,7 +56,7 @@ class Workspace:
 
 
 class Scratch:
-    """The arrays of the largest push; a `Workspace` for each smaller one."""
+    """The arrays of the largest push; each `Workspace` looks at a part of them."""
 
     def __init__(self, toeplitz: Toeplitz) -> None:
         most = toeplitz.most_blocks
@@ -66,9 +66,6 @@ class Scratch:
         self.rows_and_one: Floats = np.ones((most, toeplitz.history + toeplitz.block_in + 1))
         self.product: Floats = np.zeros((most, toeplitz.block_out))
         self.index: NDArray[np.intp] = np.zeros((most, toeplitz.block_out), np.intp)
-
-    def workspace(self, blocks: int) -> Workspace:
-        return Workspace(self, blocks)
 
 
 class Toeplitz:

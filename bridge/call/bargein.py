@@ -44,7 +44,6 @@ def speech_started(desk: Desk, event: ev.CallerSpeechStarted) -> None:
         if mode != "off" and not protected(desk):
             desk.timers.start("barge_in", desk.at + max(_STILL_MS, desk.policies.barge_in.after_ms))
     elif agent_holds and mode == "after_ms":
-        state.weighing = True
         detection = desk.plan.session.turn_detection  # a brief sound is told to be over by then, or nearly always
         told_ms = min(detection.waits_ms, _LONGEST_SILENCE_MS) + _TELLING_MS if detection else 0.0
         desk.timers.start("barge_in", desk.at + desk.policies.barge_in.after_ms + told_ms)
@@ -62,14 +61,13 @@ def caller_persists(desk: Desk, event: ev.CallerPersists) -> None:
 
 def on_barge_in(desk: Desk) -> None:
     """The caller has spoken for long enough to mean it."""
-    desk.state.weighing = False
     desk.timers.stop("barge_in")
     if desk.turns.caller_speaking and not protected(desk):
         _barge_in(desk)
 
 
 def _barge_in(desk: Desk) -> None:
-    desk.state.weighing = desk.state.replaying = False
+    desk.state.replaying = False
     desk.timers.stop("barge_in")
     if ending.may_be_taken_back(desk):
         ending.take_back(desk)
@@ -198,9 +196,9 @@ def _stopped(desk: Desk) -> None:
     state, turns = desk.state, desk.turns
     turns.caller_speaking = False
     desk.active()
-    desk.timers.stop("caller_pause", "long_speech", "barge_in")
     brief = state.weighing and _spoke_into_the_agent(desk)
-    state.weighing = state.replaying = False
+    desk.timers.stop("caller_pause", "long_speech", "barge_in")
+    state.replaying = False
     if brief:  # too short to be a turn: nothing happened
         state.turn_bytes = None
         ask_about_tools(desk)

@@ -197,7 +197,7 @@ def _forget(desk: Desk, silent_ms: float = 0.0) -> None:
         bargein.hear_out(desk)
     for item in desk.ledger.items.values():
         desk.transcript.agent_heard(item, item.received_ms, cut=False)
-    state.weighing = state.replaying = False
+    state.replaying = False
     turns.forget_session()
     state.tools.disown()
     desk.ledger.disown()

@@ -50,7 +50,6 @@ class State(msgspec.Struct):
     replaying: bool = False  # the speech it reports began in that: the caller spoke, and may be silent now
     voice: bool = False  # while there is no session: the caller speaks, as far as we can hear ourselves
     voice_at: float | None = None  # when a voice was heard last of which the service said nothing
-    weighing: bool = False  # the caller speaks into the agent's words, and may be too brief to interrupt
     digits: str = ""
 
     model: Literal["closed", "opening", "ready", "lost"] = "closed"
@@ -78,3 +77,8 @@ class State(msgspec.Struct):
     progress_at: float = 0.0  # when the model last did something about it
     asked_twice: bool = False
     fillers: int = 0  # clips played into the present wait
+
+    @property
+    def weighing(self) -> bool:
+        """The caller speaks into the agent's words, and may be too brief to interrupt."""
+        return self.timers.running("barge_in") and not self.replaying

@@ -25,7 +25,7 @@ from aiohttp.abc import AbstractStreamWriter
 from bridge.audio.formats import AudioFormat
 from bridge.live.phone import PhoneLeg
 from bridge.live.switchboard import Switchboard
-from bridge.live.websocket import CallSocket, server_wire
+from bridge.live.websocket import CallSocket, Carrying, server_wire
 from bridge.telephony import twilio
 from bridge.telephony.signature import SIGNATURE, Validator, Verdict
 
@@ -312,20 +312,12 @@ class _Adopted(asyncio.Protocol):
         self._door = door
         self._ip = ip
         self._said = said
-        self._socket: CallSocket | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._socket = _Stream(self._door, cast(asyncio.Transport, transport), self._ip).socket
-        self._socket.feed(self._said)
-        self._said = b""
-
-    def data_received(self, data: bytes) -> None:
-        assert self._socket is not None, "a connection is made before it says anything"
-        self._socket.feed(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._socket is not None:
-            self._socket.feed_end()
+        made = cast(asyncio.Transport, transport)
+        socket = _Stream(self._door, made, self._ip).socket
+        made.set_protocol(Carrying(socket))
+        socket.feed(self._said)
 
 
 def _asks_for_websocket(request: web.Request) -> bool:

@@ -2,8 +2,7 @@
 
 A frame that comes alone finds cold caches and pays for a wake-up of its own; at a hundred calls packets come a sixth of
 a millisecond apart. Taken together they cost an eighth less CPU in all, for half a millisecond of a telephone frame's
-twenty. A loop that is busy for the whole millisecond never rests, and with few
-calls each packet is taken as it comes.
+twenty. A loop that is busy for the whole millisecond never rests, and with few calls each packet is taken as it comes.
 
 A rest is a real sleep of the thread. What is ready within a pass waits for it too: a task pays for each of its steps,
 some ten milliseconds for the set-up of a call.

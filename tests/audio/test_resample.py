@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridge.audio.resample import MIDDLE, Scratch, convert, toeplitz
+from bridge.audio.resample import MIDDLE, Scratch, Workspace, convert, toeplitz
 from bridge.audio.taps import GRID, TAPS_160, TAPS_240
 from bridge.errors import UsageError
 
@@ -27,7 +27,7 @@ def textbook(samples: np.ndarray, from_hz: int, to_hz: int) -> list[int]:
 def test_the_block_product_is_the_textbook_filter_to_the_last_bit(from_hz, to_hz):
     matrix = toeplitz(from_hz=from_hz, to_hz=to_hz)
     samples = np.random.default_rng(3).integers(-32768, 32768, 5 * matrix.block_in)
-    push = Scratch(matrix).workspace(5)
+    push = Workspace(Scratch(matrix), 5)
     push.history[: matrix.history] = 0
     push.history[matrix.history :] = samples
     push.filter()
