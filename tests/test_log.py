@@ -126,14 +126,18 @@ def test_debug_is_for_our_own_entries_not_the_libraries() -> None:
 class Full(io.StringIO):
     """A disk without room."""
 
+    tried = 0
+
     def write(self, text: str) -> int:
+        self.tried += 1
         raise OSError(28, "No space left on device")
 
 
 def test_a_stream_that_cannot_be_written_breaks_nothing() -> None:
-    closed = io.StringIO()
-    for out in (Full(), closed):
+    full, closed = Full(), io.StringIO()
+    for out in (full, closed):
         log.configure(Log(format="json"), stream=out)
         closed.close()
         structlog.get_logger().info("happened")
         logging.getLogger("library").warning("happened")
+    assert full.tried >= 2 and closed.closed

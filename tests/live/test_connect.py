@@ -374,7 +374,8 @@ async def test_a_certificate_we_trust_is_enough(monkeypatch: pytest.MonkeyPatch)
     line = Line()
     async with door(lambda request: welcome(request) + frame(b"created", mask=None), tls=True) as (_, url):
         socket = await line.dial(url)
-        await line.until(lambda: line.messages == [b"created"])
+        await line.until(lambda: bool(line.messages))
+        assert line.messages == [b"created"]
         socket.abort()
 
 

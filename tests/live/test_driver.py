@@ -141,14 +141,16 @@ async def test_so_is_one_whose_requests_could_not_be_performed() -> None:
     assert seen == [(FRAME, 1)]
 
 
-async def breaks_alone(call: Any, other: Any, do_it: Callable[[], Any]) -> None:
-    """After `do_it` the call has ended with BUG, both legs are closed, and the other call goes on."""
+async def breaks_alone(call: Any, other: Any, do_it: Callable[[], Any]) -> str:
+    """After `do_it` the call has ended with BUG, both legs are closed, and the other call goes on. Where the log says
+    that it broke."""
     with capture_logs() as logs:
         outcome = do_it()
         if isinstance(outcome, Awaitable):
             await outcome
         assert await asyncio.wait_for(call.task, 10) is EndReason.BUG
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["call_broke"]
+    (told,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert told["event"] == "call_broke" and told["call_id"] == call.driver.plan.call_id
     assert call.model.closed and call.phone.closed
     handled = len(other.phone.done)
     other.tell(*SPEECH)
@@ -156,6 +158,7 @@ async def breaks_alone(call: Any, other: Any, do_it: Callable[[], Any]) -> None:
     other.tell(ev.CallerLeft("stop"))
     assert await other.task is EndReason.CALLER_LEFT
     assert not leftovers()
+    return str(told["where"])
 
 
 @pytest.mark.parametrize("fault", ["play", "mark", "clear", "flush"])
@@ -163,7 +166,8 @@ async def breaks_alone(call: Any, other: Any, do_it: Callable[[], Any]) -> None:
 async def test_an_exception_of_the_phone_leg_ends_this_call_only(fault: str) -> None:
     call, other = await begin(), await begin()
     call.phone.faults = (fault,)
-    await breaks_alone(call, other, lambda: call.tell(*SPEECH, ev.CallerSpeechStarted("c1")))
+    where = await breaks_alone(call, other, lambda: call.tell(*SPEECH, ev.CallerSpeechStarted("c1")))
+    assert where == {"play": "ModelSpoke", "mark": "ModelSpoke", "clear": "CallerSpeechStarted"}.get(fault, where)
 
 
 @pytest.mark.parametrize("fault", ["send_audio", "request"])
@@ -171,7 +175,8 @@ async def test_an_exception_of_the_phone_leg_ends_this_call_only(fault: str) -> 
 async def test_an_exception_of_the_model_leg_ends_this_call_only(fault: str) -> None:
     call, other = await begin(), await begin()
     call.model.faults = (fault,)
-    await breaks_alone(call, other, lambda: call.tell(FRAME, ev.CallerPressed("#")))
+    where = await breaks_alone(call, other, lambda: call.tell(FRAME, ev.CallerPressed("#")))
+    assert where == {"send_audio": "CallerSpoke", "request": "CallerPressed"}[fault]
 
 
 @on_virtual_time
@@ -180,7 +185,7 @@ async def test_an_exception_of_the_core_ends_this_call_only() -> None:
         pass
 
     call, other = await begin(), await begin()
-    await breaks_alone(call, other, lambda: call.tell(Strange()))
+    assert await breaks_alone(call, other, lambda: call.tell(Strange())) == "Strange"
 
 
 @on_virtual_time
@@ -190,7 +195,7 @@ async def test_an_exception_of_a_watcher_ends_this_call_only() -> None:
 
     call, other = await begin(), await begin()
     call.driver.watch([broken])
-    await breaks_alone(call, other, lambda: call.tell(*SPEECH))
+    assert await breaks_alone(call, other, lambda: call.tell(*SPEECH)) == "ResponseStarted"
 
 
 @on_virtual_time
@@ -198,7 +203,7 @@ async def test_an_exception_when_a_deadline_rings_ends_this_call_only() -> None:
     call, other = await begin(), await begin()
     call.tell(*SPEECH)
     call.phone.faults = ("play",)
-    await breaks_alone(call, other, lambda: asyncio.sleep(1))
+    assert await breaks_alone(call, other, lambda: asyncio.sleep(1)) == "DeadlineReached"
 
 
 @on_virtual_time

@@ -42,6 +42,7 @@ async def test_a_plain_get_is_told_to_upgrade() -> None:
 async def test_the_key_is_taken_from_every_place_clients_put_it(place: dict[str, Any]) -> None:
     async with model(api_key=KEY) as server, connected(server, **place) as client:
         await client.read_until("session.created")
+    assert [event["type"] for event in client.events] == ["session.created"]
 
 
 @pytest.mark.parametrize("place", [{}, {"headers": {"Authorization": "Bearer sk-wrong-wrong"}}])

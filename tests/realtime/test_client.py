@@ -538,6 +538,8 @@ async def test_an_answer_refused_because_one_is_active_is_asked_for_again() -> N
         refused = {"code": "conversation_already_has_active_response", "message": "busy"}
         await service.say(created("r"), {"type": "error", "error": refused}, done("r"))
         await service.heard_type("response.create", 2)
+        await quiet(client, service)
+        assert len(await service.heard_type("response.create")) == 2, "once more, and not again and again"
 
 
 async def test_items_are_deleted_by_the_service() -> None:

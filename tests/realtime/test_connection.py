@@ -362,6 +362,7 @@ async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.Monkey
     monkeypatch.delenv("no_proxy", raising=False)
     async with running() as service:
         await (await join(service)).close()
+        assert len(service.requests) == 1
 
 
 async def test_a_key_as_subprotocol_is_offered_and_never_echoed() -> None:

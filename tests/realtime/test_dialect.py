@@ -92,7 +92,8 @@ def test_every_ga_frame_is_a_typed_event_of_the_sdk(name: str) -> None:
 def test_every_beta_frame_is_a_typed_event_of_the_sdk(name: str) -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(BetaClientEvent)
     for sent in everything(dialect(name)):
-        adapter.validate_json(sent)
+        event = adapter.validate_json(sent)
+        assert unknown_fields(event) == [], sent
 
 
 def unknown_fields(model: Any, path: str = "") -> list[str]:

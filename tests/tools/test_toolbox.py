@@ -101,8 +101,8 @@ async def test_arguments_that_do_not_fit_are_told_to_the_model_and_no_tool_runs(
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=200))
 def test_no_arguments_make_a_tool_raise(arguments: str) -> None:
-    output, _ = asyncio.run(Toolbox({"echo": echo}).run(ECHO, arguments, call()))
-    json.loads(output)
+    output, failed = asyncio.run(Toolbox({"echo": echo}).run(ECHO, arguments, call()))
+    assert failed == ("error" in json.loads(output))
 
 
 def test_mutated_arguments_never_raise() -> None:
@@ -115,8 +115,8 @@ def test_mutated_arguments_never_raise() -> None:
             wrong = bytearray(right)
             for _ in range(dice.randrange(1, 5)):
                 wrong[dice.randrange(len(wrong))] = dice.randrange(256)
-            output, _ = await box.run(ECHO, wrong.decode("utf-8", "replace"), info)
-            json.loads(output)
+            output, failed = await box.run(ECHO, wrong.decode("utf-8", "replace"), info)
+            assert failed == ("error" in json.loads(output))
 
     asyncio.run(all_of_them())
 

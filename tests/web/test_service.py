@@ -211,6 +211,7 @@ async def test_a_tool_that_is_given_need_not_be_importable(tmp_path: Path) -> No
     )
     service = Service(made, toolbox=Toolbox({"look_up": look_up}))
     await service.start()
+    assert service.port > 0, "it listens"
     await service.stop(grace_s=0)
 
 
