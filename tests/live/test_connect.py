@@ -131,6 +131,18 @@ async def service(talk: Callable[[ServerConnection], Any], **options: Any) -> As
 # ---------------------------------------------------------------- a service that behaves
 
 
+async def _every_size_comes_back(line: Line, url: str) -> None:
+    """From a peer that echoes; then the socket is closed."""
+    socket = await line.dial(url)
+    sent = [b"x" * length for length in (0, 1, 125, 126, 65_535, 65_536, 3 << 20)]
+    for payload in sent:
+        socket.send_binary(payload)
+    await line.until(lambda: len(line.messages) == len(sent))
+    assert line.messages == sent
+    socket.close(1000)
+    await line.until(lambda: bool(line.closed))
+
+
 async def test_messages_of_every_length_go_both_ways() -> None:
     async def echo(connection: ServerConnection) -> None:
         async for message in connection:
@@ -138,14 +150,7 @@ async def test_messages_of_every_length_go_both_ways() -> None:
 
     line = Line()
     async with service(echo, max_size=16 << 20) as url:
-        socket = await line.dial(url)
-        sent = [b"x" * length for length in (0, 1, 125, 126, 65_535, 65_536, 3 << 20)]
-        for payload in sent:
-            socket.send_binary(payload)
-        await line.until(lambda: len(line.messages) == len(sent))
-        assert line.messages == sent
-        socket.close(1000)
-        await line.until(lambda: bool(line.closed))
+        await _every_size_comes_back(line, url)
     assert line.closed == [1000]
 
 
@@ -467,14 +472,7 @@ def test_aiohttps_server_on_either_loop(make_loop: Callable[[], asyncio.Abstract
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         line = Line()
-        socket = await line.dial(f"ws://127.0.0.1:{runner.addresses[0][1]}/v1/realtime?model=m")
-        sent = [b"x" * length for length in (0, 1, 125, 126, 65_535, 65_536, 3 << 20)]
-        for payload in sent:
-            socket.send_binary(payload)
-        await line.until(lambda: len(line.messages) == len(sent))
-        assert line.messages == sent
-        socket.close(1000)
-        await line.until(lambda: bool(line.closed))
+        await _every_size_comes_back(line, f"ws://127.0.0.1:{runner.addresses[0][1]}/v1/realtime?model=m")
         assert line.closed == [1000]
         await runner.cleanup()
 
