@@ -67,8 +67,9 @@ class Turns(msgspec.Struct):
         if self.asked is not None:
             refused, self.asked = (None if self.doomed else self.asked), None
             self.doomed = False
-        else:
-            refused, self.named = (self.named if self.named is not None and self.named.must else None), None
+        else:  # of a response that is over, nothing can be refused
+            ours = self.named is not None and self.named.must and self.response_id
+            refused, self.named = (self.named if ours else None), None
         if refused is not None and self.wish is None:
             self.wish = refused
 

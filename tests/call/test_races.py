@@ -437,6 +437,17 @@ RACES: list[Story] = [
         for what in ("response_cancel_not_active", "invalid_value", "item_truncate_invalid_item_id")
     ),
     story(
+        "a refusal after what we had asked for was heard asks for nothing again",
+        at(0, response("r1"), says("r1", "welcome", 1000), ends("r1")),
+        at(2000, caller_speaks()),
+        at(2500, caller_stops()),
+        at(2510, complains("wait", "conversation_already_has_active_response")),
+        at(2600, response("r2"), says("r2", "answer", 500), ends("r2")),
+        at(9000, hears("welcome", 1000), hears("answer", 500)),
+        race=19,
+        on=plan(greeting="Greet."),
+    ),
+    story(
         "a response refused because another is active is asked for again when that one ended",
         at(0, response("r1"), asks_tool("t1"), run_tool("t1")),
         at(10, ends("r1")),
