@@ -139,6 +139,7 @@ class AgentPlan(msgspec.Struct, frozen=True):
     gain_db: float = 0.0  # a fixed gain on what the caller hears
     fallback: Literal["hang_up", "transfer"] = "hang_up"  # when no model can be had, after the apology
     fallback_target: str = ""
+    fallback_message: str = ""  # the clip to play before hanging up; empty: none
     transfer_targets: dict[str, str] = {}  # names the model may use -> numbers or SIP addresses
 
 

@@ -212,6 +212,7 @@ def _next_service(desk: Desk, cure: Cure) -> None:
         _open(desk)
         return
     desk.play_clip("apology")
+    desk.play_clip(agent.fallback_message)
     reason = EndReason.MODEL_REFUSED if cure == "fatal" else EndReason.MODEL_UNAVAILABLE
     if agent.fallback == "transfer" and agent.fallback_target:
         ending.begin(desk, "transfer", reason, agent.fallback_target)

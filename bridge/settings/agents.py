@@ -224,6 +224,10 @@ class FallbackTransfer(Part):
     transfer: str = Field(description="The transfer target (a name) callers are sent to.")
 
 
+class FallbackMessage(Part):
+    message: str = Field(description="The clip that is played before the call ends: when to call again, say.")
+
+
 class AgentFile(Part):
     """One agent."""
 
@@ -297,8 +301,9 @@ class AgentFile(Part):
         default={},
         description="Whom it may transfer to: name -> number or sip: address. The model sees the names only.",
     )
-    fallback: Literal["hang_up"] | FallbackTransfer = Field(
-        default="hang_up", description="After the apology when no model can be had: `hang_up`, or `transfer: NAME`."
+    fallback: Literal["hang_up"] | FallbackTransfer | FallbackMessage = Field(
+        default="hang_up",
+        description="After the apology when no model can be had: `hang_up`, `transfer: NAME`, or `message: CLIP`.",
     )
     clips: dict[str, str] = Field(
         default={},
@@ -327,4 +332,6 @@ class AgentFile(Part):
             raise ValueError("the transfer tool needs `transfer_targets`")
         if isinstance(self.fallback, FallbackTransfer) and self.fallback.transfer not in self.transfer_targets:
             raise ValueError(f"fallback: {self.fallback.transfer!r} is not one of `transfer_targets`")
+        if isinstance(self.fallback, FallbackMessage) and self.fallback.message not in self.clips:
+            raise ValueError(f"fallback: {self.fallback.message!r} is not one of `clips`")
         return self

@@ -28,7 +28,7 @@ from bridge.call.plan import (
     TurnDetection,
 )
 from bridge.realtime.profiles import Target
-from bridge.settings.agents import AfterMs, AgentFile, FallbackTransfer, Tool
+from bridge.settings.agents import AfterMs, AgentFile, FallbackMessage, FallbackTransfer, Tool
 from bridge.settings.service import Settings
 from bridge.settings.services import common_rates, runs_here, services_of, target
 
@@ -132,6 +132,7 @@ def _agent_plan(settings: Settings, name: str) -> AgentPlan:
         gain_db=agent.gain_db,
         fallback="transfer" if to_somebody else "hang_up",
         fallback_target=agent.transfer_targets.get(to_somebody, ""),
+        fallback_message=agent.fallback.message if isinstance(agent.fallback, FallbackMessage) else "",
         transfer_targets=dict(agent.transfer_targets),
     )
 

@@ -53,6 +53,7 @@ def plan(
     tools: tuple[ToolSpec, ...] = TOOLS,
     session: SessionPlan | None = None,
     fallback: Literal["hang_up", "transfer"] = "hang_up",
+    fallback_message: str = "",
     **policies: Any,
 ) -> CallPlan:
     """A plan with the policies given; the rest as they are by default, but silence has no consequences."""
@@ -75,6 +76,7 @@ def plan(
             policies=Policies(**policies),
             clips=clips or {},
             fallback=fallback,
+            fallback_message=fallback_message,
             fallback_target="+15559999" if fallback == "transfer" else "",
         ),
         carrier=carrier or CarrierCapabilities(),
@@ -317,7 +319,7 @@ class Playbook:
 
     def clip_ms(self, clip: str) -> float:
         self.carrier.advance(self.now)
-        return self.carrier.heard_ms(CLIPS[clip][0], self.now)
+        return self.carrier.heard_ms(self.plan.agent.clips[clip][0], self.now)
 
     def all(self, kind: type[do.Action]) -> list[do.Action]:
         return [action for _, action in self.log if isinstance(action, kind)]

@@ -8,7 +8,7 @@ from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.call.plan import CarrierCapabilities
 from bridge.errors import EndReason
-from tests.call.carrier import Carrier
+from tests.call.carrier import BYTES_PER_MS, Carrier
 from tests.call.playbook import (
     ASK,
     CLEAR,
@@ -286,6 +286,13 @@ ENDINGS: list[Story] = [
         at(1000, do.Transfer("+15559999"), lambda book: _heard_clip(book, "apology", 1000)),
         at(1100, ev.HandedOver("transfer", True), end(EndReason.MODEL_REFUSED)),
         on=plan(clips=CLIPS, fallback="transfer"),
+    ),
+    story(
+        "the model service refuses for good: an apology, then a message, where the agent has one, to its last word",
+        at(0, lost(1, "fatal"), CLOSE_MODEL),
+        at(13_000, HANG_UP, lambda book: _heard_clip(book, "apology", 1000)),
+        at(13_100, HUNG_UP, end(EndReason.MODEL_REFUSED), lambda book: _heard_clip(book, "message", 12_000)),
+        on=plan(clips=CLIPS | {"message": bytes([253]) * 12_000 * BYTES_PER_MS}, fallback_message="message"),
     ),
 ]
 

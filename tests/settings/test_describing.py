@@ -46,7 +46,7 @@ def test_rows_show_type_and_default_and_no_secret() -> None:
     assert rows["log.level"].type == "debug | info | warning | error"
     agent = {row.key: row for row in settings.describe_agent()}
     assert agent["barge_in"].type == "off | immediate | after_ms: ..." and agent["barge_in"].default == "immediate"
-    assert agent["fallback"].type == "hang_up | transfer: ..." and agent["temperature"].type == "number"
+    assert agent["fallback"].type == "hang_up | transfer: ... | message: ..." and agent["temperature"].type == "number"
     assert agent["uplink_frame_ms"].type == "20 | 40 | 60"
     assert agent["timing.model_retry_s"].default == "0.0, 0.5, 1.5"
 

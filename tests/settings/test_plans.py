@@ -195,9 +195,11 @@ def test_an_agents_clips_are_read_into_the_carriers_format(folder: Folder) -> No
         file.setsampwidth(2)
         file.setframerate(16_000)
         file.writeframes(bytes(2 * 16_000))
-    folder.write("agents/front-desk.yaml", AGENT + "clips: {filler: hum.wav}\n")
+    more = "clips: {filler: hum.wav, later: hum.wav}\nfallback: {message: later}\n"
+    folder.write("agents/front-desk.yaml", AGENT + more)
     plan, _ = directory(folder).plan(incoming())
-    assert len(plan.agent.clips["filler"]) == 8000
+    assert len(plan.agent.clips["filler"]) == len(plan.agent.clips["later"]) == 8000
+    assert (plan.agent.fallback, plan.agent.fallback_message) == ("hang_up", "later")
 
     folder.write("agents/front-desk.yaml", AGENT + "clips: {filler: hmm.wav, apology: front-desk.yaml}\n")
     said = folder.mistakes()
