@@ -71,6 +71,21 @@ class RealtimeAPI(Emitter):
 
         Raises RealtimeError when not connected, UsageError when `fields` is no mapping.
         """
+        connection, event = self._told(name, fields)
+        await connection.send(event)
+        return event
+
+    async def send_audio(self, audio: bytes) -> None:
+        """Caller audio: an `input_audio_buffer.append`, or, where the profile says so, a binary frame told as one."""
+        fields = {"audio": pybase64.b64encode(audio).decode("ascii")}
+        if self.target.profile.binary_audio:
+            connection, _ = self._told("input_audio_buffer.append", fields)
+            await connection.send_audio(audio)
+        else:
+            await self.send("input_audio_buffer.append", fields)
+
+    def _told(self, name: str, fields: Mapping[str, Any] | None) -> tuple[RealtimeConnection, dict[str, Any]]:
+        """What is about to be sent, and over what."""
         if self._connection is None:
             raise RealtimeError("the client is not connected", code="not_connected")
         if fields is not None and not isinstance(fields, Mapping):
@@ -80,8 +95,7 @@ class RealtimeAPI(Emitter):
         self._tell(f"client.{name}", event)
         self._tell("client.*", event)
         self._sent_at = asyncio.get_running_loop().time()
-        await self._connection.send(event)
-        return event
+        return self._connection, event
 
     # ------------------------------------------------------------ what comes
 

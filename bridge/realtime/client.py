@@ -217,7 +217,7 @@ class RealtimeClient(Emitter):
         piece = bytes(memoryview(audio).cast("B")) if not isinstance(audio, bytes) else audio
         if not piece:
             return
-        await self.realtime.send("input_audio_buffer.append", {"audio": pybase64.b64encode(piece).decode("ascii")})
+        await self.realtime.send_audio(piece)
         self._heard.append(piece)
 
     async def create_response(self) -> None:

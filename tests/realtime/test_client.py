@@ -419,6 +419,18 @@ async def test_manual_turns_are_committed_when_an_answer_is_asked_for(piece: Any
         assert [event["type"] for event in service.received].count("input_audio_buffer.commit") == 1
 
 
+async def test_audio_goes_in_binary_frames_where_the_profile_says_so_and_is_told_all_the_same() -> None:
+    binary = msgspec.structs.replace(builtin()["local"], binary_audio=True)
+    async with talking(profile=binary) as (client, service):
+        told: list[Any] = []
+        client.on("realtime.event", lambda entry: told.append(entry["event"]) if entry["source"] == "client" else None)
+        await client.append_input_audio(b"\1\2" * 10)
+        assert (await service.heard(2))[1] == b"\1\2" * 10
+        assert [(one["type"], base64.b64decode(one["audio"])) for one in told] == [
+            ("input_audio_buffer.append", b"\1\2" * 10)
+        ]
+
+
 async def test_with_turn_detection_nothing_is_committed_by_hand_and_the_copy_is_bounded() -> None:
     async with talking(keep_audio_s=1.0) as (client, service):
         await client.update_session(turn_detection=SERVER_VAD)
