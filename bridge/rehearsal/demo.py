@@ -33,7 +33,7 @@ Progress = Callable[[str], object]
 
 PUBLIC_URL: Final = "https://bridge.example.test"
 TOKEN: Final = "demo-signing-secret"
-LIMIT_S: Final = 60.0
+LIMIT_S: Final = 40.0
 TOLERANCE_MS: Final = 40.0
 ENOUGH_MS: Final = 3000.0  # of the agent's voice
 

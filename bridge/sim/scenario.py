@@ -46,7 +46,7 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
         of_step: 1
       - heard: twelve Station Road            # the caller really heard these words
       - understood: where are you             # the model understood this of the caller
-      - absent: We are open                   # never heard by the caller (`agent_says` may not contain it either)
+      - absent: We are open                   # never heard by the caller
       - tool_call: transfer
         arguments: {target: operator}
       - agent_yields_within_ms: 400           # at every interruption
