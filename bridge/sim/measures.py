@@ -112,11 +112,12 @@ def _yields(turns: Sequence[CallerTurn], sounds: Sequence[Stretch]) -> list[floa
 
 
 def _silences(outcome: Outcome, sounds: Sequence[Stretch], said: Sequence[Stretch]) -> list[float]:
-    """Between the opening of the stream and the end of the call, what neither of them filled."""
+    """Between the opening of the stream and the end of the call, or its handing on, what neither of them filled."""
     if outcome.stream_from_ms is None:
         return []
+    end_ms = outcome.length_ms if outcome.put_through_ms is None else outcome.put_through_ms
     everything = joined(sorted([*sounds, *said], key=lambda s: s.start_ms), pause_ms=0.0)
-    edges = [outcome.stream_from_ms, *(edge for s in everything for edge in (s.start_ms, s.stop_ms)), outcome.length_ms]
+    edges = [outcome.stream_from_ms, *(edge for s in everything for edge in (s.start_ms, s.stop_ms)), end_ms]
     return [stop - start for start, stop in zip(edges[::2], edges[1::2], strict=True) if stop > start]
 
 

@@ -94,6 +94,7 @@ class Outcome:
     agent: Track  # as heard
     stream_from_ms: float | None  # when the first media stream opened
     status: str
+    put_through_ms: float | None = None  # when the caller was handed on to somebody else's telephone
     performance: Performance = field(default_factory=Performance)
     caller_turns: tuple[CallerTurn, ...] = ()
     agent_turns: tuple[AgentTurn, ...] = ()
@@ -134,6 +135,7 @@ def of_leg(scenario: Scenario, leg: Leg, performance: Performance, *, seed: int 
         caller=np.frombuffer(g711.decode_mulaw(leg.said_track()), "<i2"),
         agent=agent,
         stream_from_ms=streams[0].started_at / SAMPLES_PER_MS if streams else None,
+        put_through_ms=leg.dialled[0].at_ms if leg.dialled else None,
         status=leg.status,
         performance=performance,
         caller_turns=tuple(spoken),

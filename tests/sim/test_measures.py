@@ -81,6 +81,11 @@ def test_an_interruption_is_yielded_to_and_answered() -> None:
     assert found.dead_air_longest_ms == 12_000
 
 
+def test_ringing_somewhere_else_is_no_dead_air() -> None:
+    found = measure(outcome(12_000, agent=[(400, 2000)], caller=[], put_through_ms=2300))
+    assert (found.dead_air_longest_ms, found.dead_air_ms) == (300, 0)
+
+
 def test_silencing_the_agent_for_a_cough_is_a_false_interruption_and_no_barge_in() -> None:
     found = measure(
         outcome(
