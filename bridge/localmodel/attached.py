@@ -154,8 +154,15 @@ class Attached:
                 case CloseSession(code, reason):
                     self._act([Shut(code, reason)])
                 case event:
-                    self._act(self._outlet.write(event, self._session.dialect))
+                    late_ms = self._script.delay.get(event["type"], 0.0)
+                    if late_ms > 0:
+                        self._later(late_ms, partial(self._write, event))
+                    else:
+                        self._write(event)
         self._keep_deadline()
+
+    def _write(self, event: Event) -> None:
+        self._act(self._outlet.write(event, self._session.dialect))
 
     def _act(self, acts: list[Act]) -> None:
         for act in acts:

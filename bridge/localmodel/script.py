@@ -17,6 +17,7 @@ that names a connection is the one it gets; connections nobody names behave well
     omit: [input_audio_buffer.committed]        # server events never sent
     duplicate: [response.output_audio.delta]    # sent twice
     reorder: [response.output_audio.delta]      # each changes places with the event after it
+    delay: {conversation.item.input_audio_transcription.completed: 1500}   # each comes so many ms later than due
     ignore: [conversation.item.truncate]        # client events nobody answers
     stuck_vad: true                 # speech_started without speech_stopped; or a list of turns: [2]
     answers: [One., Two.]           # what the first responses say, instead of the brain
@@ -139,12 +140,17 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     omit: frozenset[str] = frozenset()
     duplicate: frozenset[str] = frozenset()
     reorder: frozenset[str] = frozenset()
+    delay: dict[str, float] = {}
     ignore: frozenset[str] = frozenset()
     stuck_vad: bool | frozenset[int] = False
     answers: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     rule: ResponseRule = ResponseRule()
     rules: tuple[tuple[frozenset[int], ResponseRule], ...] = ()  # for the responses with these numbers; empty: all
+
+    def __post_init__(self) -> None:
+        if any(ms < 0 for ms in self.delay.values()):
+            raise ValueError("delay: times are not negative")
 
     def response(self, number: int) -> ResponseRule:
         """The rule of the `number`th response, counted from 1."""

@@ -174,6 +174,14 @@ def test_duplicated_events_come_twice() -> None:
     assert play({"duplicate": ["response.created"]}, ask).types().count("response.created") == 2
 
 
+def test_a_delayed_event_comes_so_much_later_and_others_overtake_it() -> None:
+    prompt, late = play({}, ask), play({"delay": {"response.created": 300}}, ask)
+    assert late.at_ms("response.created") == pytest.approx(prompt.at_ms("response.created") + 300, abs=1)
+    assert late.types().index("response.output_audio.delta") < late.types().index("response.created")
+    with pytest.raises(ConfigError, match="not negative"):
+        Scripts.from_dict({"delay": {"response.created": -1}})
+
+
 def test_reordered_events_change_places_with_their_successor() -> None:
     types = play({"reorder": ["response.created"]}, ask).types()
     assert types[1:3] == ["rate_limits.updated", "response.created"]
