@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import structlog
 from rich.console import Console
+from rich.markup import escape
 
+from bridge.call.transcript import Entry
 from bridge.errors import BridgeError, EndReason
 from bridge.live.driver import Driver
 from bridge.rehearsal import telling
 from bridge.rehearsal.telling import Result
-from bridge.rehearsal.watch import Watch
+from bridge.rehearsal.watch import Cut, Watch
 from bridge.settings import load, sample
 from bridge.sim import voices
 from bridge.sim.carrier import Carrier
@@ -72,20 +74,37 @@ async def demo(folder: Path, console: Console) -> int:
         return 1
     telling.show(result, console)
     lines = SPOKEN if voices.speaks() else CLIPS
-    wrong = faults(result, lines)
+    wrong = faults(Evidence.of(result), lines)
     telling.write(result, folder, faults=wrong)
-    console.print(f"Written: {folder}/call.wav (caller left, agent right), call.svg (the timeline), call.json")
+    written = f"Written: {folder}/call.wav (caller left, agent right), call.svg (the timeline), call.json"
+    console.print(written, markup=False, soft_wrap=True)
     for fault in wrong:
-        console.print(f"[red]Not as it should be:[/] {fault}", highlight=False, soft_wrap=True)
+        console.print(f"[red]Not as it should be:[/] {escape(fault)}", highlight=False, soft_wrap=True)
     if not wrong:
         console.print("[green]Both directions carried speech, and the interruption was told right.[/]")
     return 1 if wrong else 0
 
 
-def faults(result: Result, lines: tuple[Line, ...]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the call is judged by."""
+
+    entries: Sequence[Entry]
+    cuts: Sequence[Cut]
+    played_ms: Mapping[str, float]  # by item: how much of the agent's the carrier really played
+    spoken_ms: float  # the agent's sound that reached the caller
+    reason: EndReason
+
+    @classmethod
+    def of(cls, result: Result) -> Self:
+        played_ms = {entry.item_id: result.played_ms(entry) for entry in result.entries if entry.role == "agent"}
+        return cls(result.entries, result.cuts, played_ms, telling.spoken_ms(result.leg), result.reason)
+
+
+def faults(call: Evidence, lines: tuple[Line, ...]) -> list[str]:
     """What did not go as it should; empty: the call is a success."""
     wrong = []
-    heard = [entry.text.lower() for entry in result.entries if entry.role == "caller"]
+    heard = [entry.text.lower() for entry in call.entries if entry.role == "caller"]
     wrong += [
         f'the model did not understand "{line.words}" (it heard: {"; ".join(heard) or "nothing"})'
         for line in lines
@@ -93,25 +112,23 @@ def faults(result: Result, lines: tuple[Line, ...]) -> list[str]:
     ]
     if len(heard) < len(lines):
         wrong.append(f"the model heard {len(heard)} of the {len(lines)} things the caller said")
-    if telling.spoken_ms(result.leg) < ENOUGH_MS:
+    if call.spoken_ms < ENOUGH_MS:
         wrong.append(f"the caller heard less than {ENOUGH_MS / 1000:.0f} seconds of the agent")
-    cuts = [cut for cut in result.cuts if cut.told_ms > 0]
-    if not cuts:
+    if not any(cut.told_ms > 0 for cut in call.cuts):
         wrong.append("the agent was not interrupted")
     wrong += [
         f"the model was told {cut.told_ms:.0f} ms were heard, the caller heard {cut.truth_ms:.0f} ms"
-        for cut in cuts
+        for cut in call.cuts
         if abs(cut.error_ms) > TOLERANCE_MS
     ]
     wrong += [
-        f'of "{entry.text}" only {played_ms:.0f} of {entry.received_ms:.0f} ms reached the caller'
-        for entry in result.entries
+        f'of "{entry.text}" only {call.played_ms[entry.item_id]:.0f} of {entry.received_ms:.0f} ms reached the caller'
+        for entry in call.entries
         if entry.role == "agent" and not entry.cut
-        for played_ms in (result.played_ms(entry),)
-        if played_ms < entry.received_ms - TOLERANCE_MS
+        if call.played_ms[entry.item_id] < entry.received_ms - TOLERANCE_MS
     ]
-    if result.reason not in (EndReason.AGENT_HUNG_UP, EndReason.CALLER_LEFT):
-        wrong.append(f"the call ended with {result.reason.value}")
+    if call.reason not in (EndReason.AGENT_HUNG_UP, EndReason.CALLER_LEFT):
+        wrong.append(f"the call ended with {call.reason.value}")
     return wrong
 
 

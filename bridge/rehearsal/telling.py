@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bridge.audio import g711
 from bridge.audio.wav import WavWriter
@@ -113,13 +114,12 @@ def show(result: Result, console: Console) -> None:
     for column, style in (("at", "dim"), ("who", "bold"), ("said", ""), ("heard", ""), ("latency", "")):
         table.add_column(column, style=style, justify="right" if column in ("at", "latency") else "left")
     for row in rows(result):
-        heard = row.heard or "(not transcribed)"
+        heard = Text(row.heard or "(not transcribed)")
         if row.cut is not None:
-            heard += (
-                f" [yellow]|[/] [dim]interrupted: told {row.cut.told_ms:.0f} ms, heard {row.cut.truth_ms:.0f} ms[/]"
-            )
+            heard.append(" | ", "yellow")
+            heard.append(f"interrupted: told {row.cut.told_ms:.0f} ms, heard {row.cut.truth_ms:.0f} ms", "dim")
         latency = "" if row.latency_ms is None else f"{row.latency_ms:.0f} ms"
-        table.add_row(f"{row.at_ms / 1000:.1f} s", row.who, row.said, heard, latency)
+        table.add_row(f"{row.at_ms / 1000:.1f} s", row.who, Text(row.said), heard, latency)
     console.print(table)
     console.print(f"The call ended after {result.leg.now_ms / 1000:.1f} s: {result.reason.value}.", highlight=False)
 
