@@ -121,7 +121,12 @@ def model(
     config: ConfigOption = None,
     host: Annotated[str, typer.Option(help="The interface to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on; 0: any free one.")] = 8765,
-    script: Annotated[Path | None, typer.Option(help="Scripted misbehaviour (YAML).", show_default=False)] = None,
+    script: Annotated[
+        Path | None,
+        typer.Option(
+            help="Scripted misbehaviour (YAML): python -m pydoc bridge.localmodel.script.", show_default=False
+        ),
+    ] = None,
     companion: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """The model on this machine alone: an OpenAI-Realtime-compatible server that needs no key."""
@@ -263,7 +268,10 @@ def simulate(
     update_golden: Annotated[bool, typer.Option(help="Renew the golden timelines instead of comparing.")] = False,
     against: Annotated[str, typer.Option(help="wss://host/path of any media-stream server.", show_default=False)] = "",
 ) -> None:
-    """Call the service as scenarios say, and judge what happened (exit code 1 if anything was not as expected)."""
+    """Call the service as scenarios say, and judge what happened (exit code 1 if anything was not as expected).
+
+    What a scenario can say: python -m pydoc bridge.sim.scenario
+    """
     from bridge.rehearsal.simulate import simulate as run_all
 
     raise SystemExit(

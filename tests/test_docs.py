@@ -5,6 +5,7 @@ here prints the rows to put in.
 """
 
 import ast
+import asyncio
 import importlib.metadata
 import io
 import re
@@ -23,8 +24,11 @@ from packaging.utils import canonicalize_name
 import bridge
 from bridge import cli, settings
 from bridge.errors import EndReason
+from bridge.localmodel.server import LocalModel
 from bridge.metrics import Metrics
 from bridge.realtime import profiles
+from bridge.rehearsal.run import Run, run_one
+from bridge.sim import scenario, voices
 from bridge.web.app import make_app
 from tests.web.switchboards import FakeSwitchboard
 
@@ -124,6 +128,25 @@ def test_the_examples_in_the_readme_are_a_configuration_without_mistakes(tmp_pat
     read = settings.load(env, config=tmp_path / "config")
     assert read.agents.keys() == {"front-desk"} and len(read.numbers) == 2
     assert not settings.insecure(read)
+
+
+@pytest.mark.skipif(not voices.speaks(), reason="nobody can speak here: the extra `local` is not installed")
+def test_the_scenario_in_the_readme_holds(tmp_path: Path) -> None:
+    block = next(block for language, block in BLOCKS if language == "yaml" and "expect:" in block)
+    file = tmp_path / block.splitlines()[0].removeprefix("# ")
+    file.write_text(block, "utf-8")
+    (result,) = run_one(scenario.load(file), Run())
+    assert result.outcome is not None and result.outcome.truncations and not result.failures
+
+
+@pytest.mark.skipif(not voices.speaks(), reason="nobody can speak here: the extra `local` is not installed")
+async def test_the_program_in_the_readme_gets_its_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = [block for language, block in BLOCKS if language == "python"]
+    async with LocalModel() as model:
+        own = f'profile="local", url="ws://127.0.0.1:{model.port}/v1/realtime"'
+        assert program.count('profile="local"') == 1
+        await asyncio.to_thread(exec, program.replace('profile="local"', own), {})
+    assert re.fullmatch(r".*We are open from nine .* \(\d{4,5} ms\)\n", capsys.readouterr().out)
 
 
 def test_the_two_commands_stand_in_the_readme_as_they_are_tested() -> None:
