@@ -63,6 +63,52 @@ async def test_subprotocols_are_answered(offered: tuple[str, ...], chosen: str |
         assert client.socket.protocol == chosen
 
 
+# What OpenAI's reference client in JavaScript (openai-realtime-api-beta) offers and sends first.
+REFERENCE_PROTOCOLS = ("realtime", f"openai-insecure-api-key.{KEY}", "openai-beta.realtime-v1")
+REFERENCE_SESSION = {
+    "modalities": ["text", "audio"],
+    "instructions": "",
+    "voice": "verse",
+    "input_audio_format": "pcm16",
+    "output_audio_format": "pcm16",
+    "input_audio_transcription": None,
+    "turn_detection": None,
+    "tools": [],
+    "tool_choice": "auto",
+    "temperature": 0.8,
+    "max_response_output_tokens": 4096,
+}
+
+
+async def test_the_reference_client_configures_before_it_reads_a_greeting_and_is_answered_in_beta() -> None:
+    async with model(api_key=KEY) as server, connected(server, protocols=REFERENCE_PROTOCOLS) as client:
+        assert client.socket.protocol == "realtime"
+        await client.send("session.update", event_id="evt_1", session=REFERENCE_SESSION)
+        await client.read_until("session.updated")
+        assert client.types() == ["session.created", "session.updated"]
+        content = [{"type": "input_text", "text": "When are you open?"}]
+        await client.send("conversation.item.create", item={"type": "message", "role": "user", "content": content})
+        await client.send("response.create")
+        await client.read_until("response.done")
+    told = client.first("session.updated")["session"]
+    assert {name: told[name] for name in REFERENCE_SESSION} == REFERENCE_SESSION
+    assert "audio" not in told and "audio" not in client.first("session.created")["session"]
+    heard = set(client.types())
+    assert {"conversation.item.created", "response.audio.delta", "response.audio_transcript.done"} <= heard
+    assert not {"error", "conversation.item.added", "response.output_audio.delta"} & heard
+
+
+@pytest.mark.parametrize("key", ["", "sk-wrong-wrong"])
+async def test_the_reference_client_with_a_wrong_key_gets_its_protocol_and_one_error(key: str) -> None:
+    offered = ("realtime", *([f"openai-insecure-api-key.{key}"] if key else []), "openai-beta.realtime-v1")
+    async with model(api_key=KEY) as server, connected(server, protocols=offered) as client:
+        assert client.socket.protocol == "realtime"
+        await client.send("session.update", session=REFERENCE_SESSION)
+        await client.read_until("closed")
+    assert client.types() == ["error", "closed"]
+    assert error(client.events)["code"] == "invalid_api_key"
+
+
 @pytest.mark.parametrize(
     ("query", "greeting"), [("?model=second", "I am second."), ("?model=unknown", "I am first."), ("", "I am first.")]
 )
