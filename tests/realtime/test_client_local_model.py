@@ -33,6 +33,13 @@ BRAIN = Brain.from_dict(
     source="test",
 )
 
+ORDER = """
+session.created session.updated conversation.item.added conversation.item.done response.created
+response.output_item.added response.content_part.added
+response.output_audio_transcript.delta response.output_audio.delta
+response.output_audio.done response.output_audio_transcript.done response.content_part.done
+""".split()  # in which the kinds of events come first
+
 
 class Toronto:
     """Understands everything as one sentence."""
@@ -86,6 +93,12 @@ async def test_a_conversation_by_text_goes_as_the_reference_client_has_it(model:
 
 async def test_a_conversation_by_audio_goes_the_same_way(model: LocalModel) -> None:
     client = RealtimeClient(profile="local", url=address(model), api_key="k")
+    log: list[tuple[str, str]] = []
+    words: list[str] = []
+    client.on("realtime.event", lambda entry: log.append((entry["source"], entry["event"]["type"])))
+    client.on(
+        "conversation.updated", lambda change: words.append(change["delta"].transcript if change["delta"] else "")
+    )
     await client.connect()
     await client.wait_for_session_created()
     await client.send_user_message_content([{"type": "input_audio", "audio": b"\1\0" * 24_000}])
@@ -94,7 +107,14 @@ async def test_a_conversation_by_audio_goes_the_same_way(model: LocalModel) -> N
     assert (item.role, item.status, item.formatted.text) == ("user", "completed", "")
     done = await client.wait_for_next_completed_item(5)
     assert done is not None
-    assert done.role == "assistant"
+    assert (done.role, done.formatted.transcript) == ("assistant", "This is San Francisco, in California.")
+    assert "".join(words) == done.formatted.transcript
+    assert len(done.formatted.audio) == round(done.formatted.audio_ms * 48) > 48_000
+    told = [kind for source, kind in log if source == "client"]
+    assert told == ["session.update", "conversation.item.create", "response.create"]
+    order = list(dict.fromkeys(kind for source, kind in log if source == "server" and kind != "rate_limits.updated"))
+    assert order[: len(ORDER)] == ORDER
+    assert [one.role for one in client.conversation.get_items()] == ["user", "assistant"]
     await client.disconnect()
 
 
@@ -111,6 +131,15 @@ async def test_without_the_right_key_the_socket_opens_and_an_error_names_it(mode
     async with connect(profile="local", url=address(model), api_key=key) as connection:
         with pytest.raises(RealtimeError, match="invalid_api_key"):
             await connection.receive()
+
+
+async def test_a_missing_key_is_refused_within_a_second(model: LocalModel) -> None:
+    client = RealtimeClient(profile="local", url=address(model))
+    async with asyncio.timeout(1):
+        await client.connect()
+        with pytest.raises(RealtimeError, match="API key"):
+            await client.wait_for_session_created()
+    await client.disconnect()
 
 
 async def test_a_tool_is_called_and_its_answer_spoken(model: LocalModel) -> None:

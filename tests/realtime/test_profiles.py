@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -83,56 +84,70 @@ def test_no_service_is_reached_by_the_shape_it_does_not_speak() -> None:
         assert profile.dialect().profile.name == name
 
 
+BEARER = ("Authorization", f"Bearer {KEY}")
+
+
 @pytest.mark.parametrize(
-    ("name", "url", "expected_url", "header", "subprotocols"),
+    ("name", "url", "expected_url", "headers", "subprotocols"),
     [
+        ("openai", "", "wss://api.openai.com/v1/realtime?model=gpt-realtime-2.1", [BEARER], []),
         (
-            "openai",
+            "openai-beta",
             "",
-            "wss://api.openai.com/v1/realtime?model=gpt-realtime-2.1",
-            ("Authorization", f"Bearer {KEY}"),
+            "wss://api.openai.com/v1/realtime?model=gpt-4o-realtime-preview",
+            [("OpenAI-Beta", "realtime=v1"), BEARER],
             [],
         ),
         (
             "azure",
             "https://house.openai.azure.com/",
             "wss://house.openai.azure.com/openai/v1/realtime?model=gpt-realtime",
-            ("api-key", KEY),
+            [("api-key", KEY)],
             [],
         ),
         (
             "azure-preview",
             "https://house.openai.azure.com",
             "wss://house.openai.azure.com/openai/realtime?api-version=2025-04-01-preview&deployment=gpt-4o-realtime-preview",
-            ("api-key", KEY),
+            [("api-key", KEY)],
             [],
         ),
         (
             "meshapi",
             "",
             f"wss://api.meshapi.ai/v1/realtime?model=openai%2Fgpt-realtime-mini&api_key={KEY}",
-            None,
+            [],
             ["openai-realtime"],
         ),
-        ("yuhuan", "", f"wss://api.yuhuanstudio.com/v1/realtime?api_key={KEY}", None, []),
+        ("yuhuan", "", f"wss://api.yuhuanstudio.com/v1/realtime?api_key={KEY}", [], []),
+        ("xai", "", "wss://api.x.ai/v1/realtime?model=grok-voice-latest", [BEARER], []),
+        ("localai", "", "ws://127.0.0.1:8080/v1/realtime", [BEARER], []),
         (
-            "speech-to-speech",
-            "ws://localhost:9/v1/realtime?x=1",
-            "ws://localhost:9/v1/realtime?x=1",
-            None,
+            "localai",
+            "ws://localhost:9?model=gpt-realtime",
+            "ws://localhost:9/v1/realtime?model=gpt-realtime",
+            [BEARER],
             [],
         ),
-        ("openai", "wss://h/p?model=mine", "wss://h/p?model=mine", ("Authorization", f"Bearer {KEY}"), []),
+        ("speaches", "", "ws://127.0.0.1:8000/v1/realtime", [BEARER], []),
+        ("speech-to-speech", "ws://localhost:9/v1/realtime?x=1", "ws://localhost:9/v1/realtime?x=1", [], []),
+        ("local", "", "ws://127.0.0.1:8765/v1/realtime?model=local", [BEARER], []),
+        ("openai", "wss://h/p?model=mine", "wss://h/p?model=mine", [BEARER], []),
     ],
 )
 def test_a_request_proves_who_we_are_in_the_services_way(
-    name: str, url: str, expected_url: str, header: tuple[str, str] | None, subprotocols: list[str]
+    name: str, url: str, expected_url: str, headers: list[tuple[str, str]], subprotocols: list[str]
 ) -> None:
-    target = Target(builtin()[name], url, KEY)
-    got_url, headers, offered = target.request()
-    assert got_url == expected_url
-    assert (header in headers) if header else (KEY not in str(headers))
-    assert offered == subprotocols
+    assert Target(builtin()[name], url, KEY).request() == (expected_url, headers, subprotocols)
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_a_model_of_ones_choice_is_asked_for_in_the_services_way(name: str) -> None:
+    profile = builtin()[name]
+    url = "wss://house.example.net" if "{" in profile.url else ""
+    query = dict(parse_qsl(urlsplit(Target(profile, url, KEY, model="house/mine").request()[0]).query))
+    where = {"azure-preview": "deployment", "yuhuan": "", "speech-to-speech": ""}.get(name, "model")
+    assert [key for key, value in query.items() if value == "house/mine"] == [where][: bool(where)]
 
 
 def test_the_beta_shape_says_so_in_a_header() -> None:
@@ -147,6 +162,10 @@ def test_the_beta_shape_says_so_in_a_header() -> None:
     [
         ({}, ["realtime", f"openai-insecure-api-key.{KEY}"]),
         ({"subprotocols": ("openai-realtime",), "auth_name": "Bearer."}, ["openai-realtime", f"Bearer.{KEY}"]),
+        (
+            {"subprotocols": ("realtime", "openai-beta.realtime-v1")},
+            ["realtime", "openai-beta.realtime-v1", f"openai-insecure-api-key.{KEY}"],
+        ),
     ],
 )
 def test_a_key_may_travel_as_a_subprotocol(fields: dict[str, Any], offered: list[str]) -> None:
