@@ -174,7 +174,7 @@ class Scripts:
         """Raises ConfigError for a file that is not YAML or does not hold."""
         try:
             document = yaml.safe_load(path.read_text("utf-8"))
-        except (OSError, yaml.YAMLError) as wrong:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
             raise ConfigError([f"{path}: {wrong}"]) from wrong
         return cls.from_dict(document or {}, source=str(path))
 
@@ -216,7 +216,10 @@ def _entry(described: Any) -> tuple[frozenset[int], Script]:
     connections = _numbers(keys.pop("on", "every"), "on")
     for_all = {key: keys.pop(key) for key in list(keys) if key in _RULE_KEYS}
     rules = []
-    for entry in keys.pop("responses", []):
+    responses = keys.pop("responses", [])
+    if not isinstance(responses, list) or not all(isinstance(entry, Mapping) for entry in responses):
+        raise ValueError("responses: make it a list of mappings")
+    for entry in responses:
         single = dict(entry)
         numbers = _numbers(single.pop("nth", "every"), "nth")
         rules.append((numbers, msgspec.convert({**for_all, **single}, ResponseRule)))
