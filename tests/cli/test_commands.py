@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from bridge import cli
@@ -14,8 +20,10 @@ from bridge.call.machine import Call
 from bridge.records.journal import Journal
 from bridge.settings import Directory, IncomingCall, load
 from bridge.telephony.twilio import CAPABILITIES
+from bridge.web.service import Service
 
 Run = Callable[..., tuple[int, str]]
+Visit = Callable[[str], Awaitable[None]]
 
 
 @pytest.fixture
@@ -90,3 +98,137 @@ def test_serve_says_which_folder_it_cannot_write_journals_to(run: Run, tmp_path:
 def test_a_worker_is_started_by_serve_alone(run: Run) -> None:
     code, told = run("--help")
     assert code == 0 and "probe" in told and " worker " not in told
+
+
+# ---------------------------------------------------------------- commands that run until they are signalled
+
+
+@pytest.fixture
+def run_visited(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command until what it listens at has been visited, and then signals it; for half a minute at most."""
+
+    def command(visit: Visit, *words: str | Path, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        told: list[str] = []
+
+        async def visited(wait: Awaitable[None]) -> None:
+            waiting = asyncio.ensure_future(wait)
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            assert signal.getsignal(number) not in (signal.SIG_DFL, signal.default_int_handler), "it listens for it"
+            told.append(capsys.readouterr().out)
+            found = re.search(r"(?:ws|http)://[^\s]*:[1-9]\d*[^\s.]*", told[0])
+            assert found, told[0]
+            await visit(found[0])
+            signal.raise_signal(number)
+            await waiting
+
+        async def bounded(work: Coroutine[Any, Any, Any]) -> Any:
+            async with asyncio.timeout(30):
+                return await work
+
+        until_signalled, serve = cli._until_signalled, Service.run
+        monkeypatch.setattr(cli, "run", lambda work, loop="": asyncio.run(bounded(work)))
+        monkeypatch.setattr(cli, "_until_signalled", lambda: visited(until_signalled()))
+        monkeypatch.setattr(Service, "run", lambda service: visited(serve(service)))
+        code, rest = run(*words)
+        return code, "".join(told) + rest
+
+    return command
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port somebody else listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+async def is_greeted(address: str) -> None:
+    async with aiohttp.ClientSession() as http, http.ws_connect(address) as connection:
+        assert (await connection.receive_json(timeout=10))["type"] == "session.created"
+
+
+async def is_busy(address: str) -> None:
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await http.ws_connect(address)
+    assert refused.value.status == 503
+
+
+async def is_healthy(address: str) -> None:
+    async with aiohttp.ClientSession() as http, http.get(f"{address}/healthz") as answer:
+        assert answer.status == 200
+
+
+async def nobody_comes(address: str) -> None:
+    raise AssertionError("it must not have started")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_model_says_where_it_listens_and_ends_when_signalled(run_visited: Run, number: signal.Signals) -> None:
+    code, told = run_visited(is_greeted, "model", "--port", "0", number=number)
+    assert code == 0
+    assert re.fullmatch(
+        r"The model on this machine listens at ws://127\.0\.0\.1:\d+/v1/realtime\. Press Ctrl-C to stop it\.",
+        " ".join(told.split()),
+    )
+
+
+def test_the_model_misbehaves_as_its_script_says(run_visited: Run, tmp_path: Path) -> None:
+    (tmp_path / "script.yaml").write_text("refuse: {status: 503, body: busy}\n")
+    code, told = run_visited(is_busy, "model", "--port", "0", "--script", tmp_path / "script.yaml")
+    assert code == 0 and "listens at" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "mistakes"),
+    [
+        (b"dialect: gamma\n", ["Invalid enum value 'gamma'"]),
+        (b"connections:\n  - {speed: 0}\n  - {on: first}\n", ["connections[0]: speed", "connections[1]: on"]),
+        (b"responses: [2]\n", ["make it a list of mappings"]),
+        (b"steps: [\n", ["while parsing"]),
+        (b"\xff\xfe\n", ["can't decode"]),
+        (None, ["No such file"]),
+    ],
+)
+def test_a_wrong_script_is_told_mistake_by_mistake(
+    run_visited: Run, tmp_path: Path, text: bytes | None, mistakes: list[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "script.yaml").write_bytes(text)
+    code, told = run_visited(nobody_comes, "model", "--port", "0", "--script", tmp_path / "script.yaml")
+    assert code == 1 and "The configuration has mistakes" in told and "Traceback" not in told
+    for mistake in mistakes:
+        assert re.search(rf"^  - .*script\.yaml: .*{re.escape(mistake)}", told, re.MULTILINE), told
+
+
+@pytest.mark.parametrize(("command", "remedy"), [("model", "Choose another --port"), ("serve", "set BRIDGE_PORT")])
+def test_a_port_that_is_taken_is_said_with_what_to_do(
+    run_visited: Run, taken: int, monkeypatch: pytest.MonkeyPatch, command: str, remedy: str
+) -> None:
+    monkeypatch.setenv("BRIDGE_REALTIME__API_KEY", "sk-test")  # so that no model is started for it
+    code, told = run_visited(nobody_comes, command, "--host", "127.0.0.1", "--port", str(taken))
+    assert code == 1 and f"cannot listen on 127.0.0.1:{taken}: " in told and remedy in told
+
+
+def test_serve_says_where_it_listens_and_what_to_do_next(run_visited: Run) -> None:
+    code, told = run_visited(is_healthy, "serve", "--host", "127.0.0.1", "--port", "0")
+    assert code == 0
+    where, _, next_steps = told.partition("What to do next")
+    assert re.match(r"voice-bridge listens on http://127\.0\.0\.1:[1-9]\d*\n", where) and "front-desk" in where
+    assert re.findall(r"^  (\d)\. .*(BRIDGE_\w+)", next_steps, re.MULTILINE) == [
+        ("1", "BRIDGE_PUBLIC_URL"),
+        ("2", "BRIDGE_TWILIO__AUTH_TOKEN"),
+        ("3", "BRIDGE_REALTIME__PROFILE"),
+    ]
+    assert "<that address>/twilio/voice" in next_steps and "Ctrl-C ends it" in next_steps
+
+
+def test_serve_has_nothing_to_add_where_everything_is_set(run_visited: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_PUBLIC_URL", "https://bridge.example.test")
+    monkeypatch.setenv("BRIDGE_TWILIO__AUTH_TOKEN", "the-token")
+    monkeypatch.setenv("BRIDGE_REALTIME__API_KEY", "sk-test")
+    code, told = run_visited(is_healthy, "serve", "--host", "127.0.0.1", "--port", "0", number=signal.SIGINT)
+    assert code == 0
+    assert "OpenAI Realtime" in told and "What to do next" not in told and "Ctrl-C ends it" in told
+    assert "sk-test" not in told and "the-token" not in told
