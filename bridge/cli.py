@@ -267,6 +267,7 @@ def simulate(
     ] = None,
     update_golden: Annotated[bool, typer.Option(help="Renew the golden timelines instead of comparing.")] = False,
     against: Annotated[str, typer.Option(help="wss://host/path of any media-stream server.", show_default=False)] = "",
+    config: ConfigOption = None,
 ) -> None:
     """Call the service as scenarios say, and judge what happened (exit code 1 if anything was not as expected).
 
@@ -285,5 +286,6 @@ def simulate(
             timeline=timeline,
             update_golden=update_golden,
             against=against,
+            config=config,
         )
     )

@@ -61,6 +61,7 @@ class Run:
     update_golden: bool = False
     timelines: Path | None = None  # where each call's timeline is written
     against: str = ""  # a media-stream address of somebody else's
+    config: Path | None = None  # the folder whose agents are called; None: the sample
 
 
 def run(scenarios: Sequence[Scenario], how: Run, told: Told = lambda result: None) -> list[CallResult]:
@@ -142,6 +143,7 @@ async def _ours(scenario: Scenario, how: Run, seed: int) -> _Lived:
     stage = Stage(
         agent=scenario.changes,
         file=scenario.agent or AGENT,
+        config=how.config,
         script=scenario.model or None,
         given=scenario.service,
         recogniser=_ears() if how.clock == "virtual" else None,

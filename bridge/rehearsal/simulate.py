@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bridge.errors import UsageError
 from bridge.rehearsal.run import Clock, Run, not_compared, run, silence_logs, wants_speech
+from bridge.settings import config_folder
 from bridge.sim import report as reports
 from bridge.sim.report import CallResult
 from bridge.sim.scenario import load_all
@@ -30,6 +31,7 @@ def simulate(
     timeline: Path | None = None,
     update_golden: bool = False,
     against: str = "",
+    config: Path | None = None,
 ) -> int:
     """The exit code: 0 if every call was as its scenario expects. Raises UsageError, ConfigError for mistakes."""
     if clock not in ("virtual", "real"):
@@ -45,11 +47,11 @@ def simulate(
             "installed here: pip install 'voice-bridge[local]'"
         )
     golden = None if against else _golden(files)
-    how = Run(cast(Clock, clock), calls, golden, update_golden, timeline, against)
+    how = Run(cast(Clock, clock), calls, golden, update_golden, timeline, against, config_folder(config))
 
     def told(result: CallResult) -> None:
         console.print(reports.line(result), markup=False, highlight=False, soft_wrap=True)
-        for failure in result.failures:
+        for failure in "\n".join(result.failures).splitlines():
             console.print(f"      {failure}", style="red", markup=False, highlight=False, soft_wrap=True)
 
     results = run(scenarios, how, told)

@@ -16,6 +16,7 @@ import asyncio
 import copy
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ from typing import Any, Final, Self
 
 import yaml
 
-from bridge.errors import EndReason, UsageError
+from bridge.errors import ConfigError, EndReason
 from bridge.live.driver import Driver
 from bridge.localmodel.brain import Brain
 from bridge.localmodel.ear import Detection
@@ -32,7 +33,7 @@ from bridge.localmodel.script import Scripts
 from bridge.localmodel.server import LocalModel
 from bridge.localmodel.speech import Voice
 from bridge.rehearsal.watch import Watch
-from bridge.settings import Settings, load, sample
+from bridge.settings import Settings, agent_document, load, sample
 from bridge.sim.account import Signing
 from bridge.sim.caller import Caller
 from bridge.sim.carrier import Carrier
@@ -74,7 +75,8 @@ class Rehearsed:
 
 
 class Stage:
-    """`agent` changes fields of the sample agent `file` (mappings are merged); `script` is the default model's.
+    """`agent` changes fields of the agent `file` (mappings are merged), read from the folder `config` or, without one,
+    from the sample; which model services that file names counts for nothing. `script` is the default model's.
 
     `services` are further models by name, each with its script, for `agent["model"]["failover"]`; an agent that does
     not say fails over to them in their order. `profile` is what kind of service they are taken for, `given` are
@@ -87,6 +89,7 @@ class Stage:
         *,
         agent: Mapping[str, Any] | None = None,
         file: str = AGENT,
+        config: Path | None = None,
         script: Script = None,
         services: Mapping[str, Script] | None = None,
         profile: str = "local",
@@ -102,8 +105,10 @@ class Stage:
         self.calls: list[Rehearsed] = []
         self._profile = profile
         self._given = dict(given or {})
-        self._agent = _agent(file, agent or {}, tuple(services or ()))
-        brain = brain or Brain.from_dict(self._agent["local"], source=f"agents/{AGENT}.yaml: local")
+        self._file, written = agent_document(config or sample(), file)
+        written["model"] = {"failover": list(services or ())}
+        self._agent = _merged(written, agent or {})
+        brain = brain or _brain(self._agent.get("local"), f"{self._file}: local")
         self.models: dict[str, LocalModel] = {
             name: LocalModel(
                 {AGENT: brain},
@@ -115,7 +120,6 @@ class Stage:
             )
             for name, one in {DEFAULT: script, **(services or {})}.items()
         }
-        self._folder = tempfile.TemporaryDirectory(prefix="rehearsal-")
         self._waiting: dict[str, Watch] = {}  # by the carrier's call id, until the call is known
         self._ended: dict[str, EndReason] = {}
         self.service: Service
@@ -124,33 +128,35 @@ class Stage:
     # ------------------------------------------------------------ up and down
 
     async def __aenter__(self) -> Self:
-        for model in self.models.values():
-            await model.start()
-        self.settings = self._settings()
-        self.service = Service(self.settings, observe=self._observe, ended=self._call_ended)
-        await self.service.start(public_url=PUBLIC_URL)
-        self.carrier = Carrier(
-            f"http://127.0.0.1:{self.service.port}", public_url=PUBLIC_URL, auth_token=TOKEN, seed=self.seed
-        )
+        async with AsyncExitStack() as up:
+            folder = Path(up.enter_context(tempfile.TemporaryDirectory(prefix="rehearsal-")))
+            for model in self.models.values():
+                await model.start()
+                up.push_async_callback(model.stop)
+            self.settings = self._settings(folder)
+            self.service = Service(self.settings, observe=self._observe, ended=self._call_ended)
+            await self.service.start(public_url=PUBLIC_URL)
+            up.push_async_callback(self.service.stop, grace_s=0)
+            self.carrier = Carrier(
+                f"http://127.0.0.1:{self.service.port}", public_url=PUBLIC_URL, auth_token=TOKEN, seed=self.seed
+            )
+            up.push_async_callback(self.carrier.close)
+            self._up = up.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.carrier.close()
-        await self.service.stop(grace_s=0)
-        for model in self.models.values():
-            await model.stop()
-        self._folder.cleanup()
+        await self._up.aclose()
 
     @property
     def model(self) -> LocalModel:
         return self.models[DEFAULT]
 
-    def _settings(self) -> Settings:
-        folder = Path(self._folder.name)
+    def _settings(self, folder: Path) -> Settings:
         (folder / "agents").mkdir(exist_ok=True)
-        (folder / "agents" / f"{AGENT}.yaml").write_text(yaml.safe_dump(self._agent), encoding="utf-8")
+        file = folder / "agents" / f"{AGENT}.yaml"
+        file.write_text(yaml.safe_dump(self._agent), encoding="utf-8")
         services = {name: self._address(model) for name, model in self.models.items()}
         given = {
             "port": 0,
@@ -159,7 +165,10 @@ class Stage:
             "realtime": services.pop(DEFAULT),
             "services": services,
         }
-        return load({}, config=folder, given={**given, **self._given})
+        try:
+            return load({}, config=folder, given={**given, **self._given})
+        except ConfigError as error:
+            raise ConfigError([one.replace(str(file), str(self._file)) for one in error.mistakes]) from None
 
     def _address(self, model: LocalModel) -> dict[str, str]:
         return {"profile": self._profile, "url": f"ws://127.0.0.1:{model.port}/v1/realtime", "model": AGENT}
@@ -225,16 +234,13 @@ class Stage:
                 call.over.set_result(reason)
 
 
-def _agent(name: str, changes: Mapping[str, Any], services: tuple[str, ...]) -> dict[str, Any]:
-    """A sample agent's file, changed."""
-    path = sample() / "agents" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-        raise UsageError(f"there is no sample agent {name!r}; there are {known}")
-    agent: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
-    if services:
-        agent["model"] = {"failover": list(services)}
-    return _merged(agent, changes)
+def _brain(local: object, source: str) -> Brain:
+    """What the model knows of the agent; of one whose file says nothing, what it knows of any."""
+    if not local:
+        return Brain.default()
+    if not isinstance(local, Mapping):
+        raise ConfigError([f"{source}: expected a mapping, found {type(local).__name__}"])
+    return Brain.from_dict(local, source=source)
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ folder and lists every mistake at once; `plans.Directory` answers which agent ta
 """
 
 from bridge.settings.describing import agent_schema, describe, describe_agent, insecure
-from bridge.settings.loading import load, sample
+from bridge.settings.loading import agent_document, config_folder, load, sample
 from bridge.settings.plans import Directory, IncomingCall
 from bridge.settings.service import Settings
 
@@ -13,7 +13,9 @@ __all__ = [
     "Directory",
     "IncomingCall",
     "Settings",
+    "agent_document",
     "agent_schema",
+    "config_folder",
     "describe",
     "describe_agent",
     "insecure",

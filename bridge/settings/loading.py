@@ -83,6 +83,35 @@ def load(
     return settings
 
 
+def config_folder(config: Path | None = None) -> Path:
+    """The folder `load` would read, from `config`, BRIDGE_CONFIG, `config` here, or the sample. Raises ConfigError."""
+    wrong: list[str] = []
+    folder = _config_folder(config, {**_dotenv(Path(".env")), **_ours(os.environ)}, wrong)
+    if wrong:
+        raise ConfigError(wrong)
+    return folder
+
+
+def agent_document(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """An agent's file as it is written and not yet checked, with its clips named in full; and where it is.
+
+    Raises ConfigError for one that is not there or is no YAML.
+    """
+    file = folder / "agents" / f"{name}.yaml"
+    if not file.is_file():
+        known = sorted(other.stem for other in file.parent.glob("*.yaml"))
+        near = mistakes.nearest(name, known) or f"; there are {', '.join(known) or 'none'}"
+        raise ConfigError([f"{file}: there is no agent {name!r}{near}"])
+    wrong: list[str] = []
+    document = _read_yaml(file, yaml.SafeLoader, wrong)
+    if wrong:
+        raise ConfigError(wrong)
+    clips = document.get("clips")
+    if isinstance(clips, dict):
+        document["clips"] = {clip: str((file.parent / str(wav)).absolute()) for clip, wav in clips.items()}
+    return file, document
+
+
 # ---------------------------------------------------------------- layers
 
 

@@ -62,7 +62,7 @@ def line(result: CallResult) -> str:
     """One line: whether it passed, and the figures that say most."""
     mark = "pass" if result.passed else "FAIL"
     if result.outcome is None:
-        return f"{mark}  {result.title:<34} {result.error}"
+        return f"{mark}  {result.title}"
     figures = result.measures
     shown = [f"{result.outcome.length_ms / 1000:5.1f} s"]
     shown += [_short("answer", figures.answer_ms), _short("yield", figures.yield_ms)]

@@ -4,7 +4,7 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
 
     about: The caller interrupts and gets the answer to the second question.
     covers: [5, 6]                    # numbers of the complaints it guards against
-    agent: front-desk                 # which agent, by name; `changes:` alters fields of its file for this call
+    agent: front-desk                 # which agent of the configuration; `changes:` alters its file for this call
     changes: {barge_in: immediate}
     model: {first_audio_ms: 300}      # script of the model that answers
     service: {limits: {max_calls: 1}} # settings of the service

@@ -16,8 +16,9 @@ from aiohttp import WSMsgType, web
 from rich.console import Console
 from typer.testing import CliRunner
 
+from bridge.audio.wav import WavWriter
 from bridge.cli import app
-from bridge.errors import UsageError
+from bridge.errors import ConfigError, UsageError
 from bridge.rehearsal import run as runner
 from bridge.rehearsal.simulate import simulate
 
@@ -69,6 +70,36 @@ def test_a_call_as_expected_is_one_line_and_exit_code_0(tmp_path: Path) -> None:
     assert code == 0
     assert "pass  a-call" in printed
     assert "1 call, all passed" in printed
+
+
+SHOP = """
+instructions: You sell bicycles.
+greeting: 'Say exactly: "Bicycles, hello."'
+model: { service: the-house, failover: [local] }
+clips: { filler: hum.wav }
+"""
+
+
+def test_an_agent_of_ones_own_is_called_with_its_clips_and_without_its_model_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config" / "agents").mkdir(parents=True)
+    hum = WavWriter(tmp_path / "config" / "agents" / "hum.wav", 8000, 1)
+    hum.write(bytes(16_000))
+    hum.close()
+    (tmp_path / "config" / "agents" / "shop.yaml").write_text(SHOP, "utf-8")
+    calls = "agent: shop\n" + QUIET.replace("this is the front desk", "bicycles, hello")
+    monkeypatch.chdir(tmp_path)
+    assert told([file(tmp_path, calls)]) == told([file(tmp_path, calls)], config=tmp_path / "config")
+    assert told([file(tmp_path, calls)])[0] == 0
+    code, printed = told([file(tmp_path, QUIET)])
+    assert code == 1
+    assert "config/agents/front-desk.yaml: there is no agent 'front-desk'; there are shop" in printed
+    code, printed = told([file(tmp_path, calls + "changes: { barge_in: sometimes }")])
+    assert code == 1
+    assert "config/agents/shop.yaml: barge_in = 'sometimes'" in printed
+    with pytest.raises(ConfigError, match="nowhere"):
+        told([file(tmp_path, calls)], config=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def test_a_line_names_the_call_and_its_figures_and_a_summary_counts() -> None:
     assert "20.0 s" in line(GOOD)
     assert "truncation 20/20 ms" in line(GOOD)
     assert line(BAD).startswith("FAIL")
-    assert "cannot say it" in line(BROKEN)
+    assert line(BROKEN) == "FAIL  broken"
+    assert BROKEN.failures == ["UsageError: cannot say it"]
     assert summary([GOOD]).startswith("1 call, all passed")
     assert summary([GOOD, BAD, BROKEN]).startswith("3 calls, 2 failed")
     assert BAD.failures[0].startswith("FAILED at 20.00 s")
