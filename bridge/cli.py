@@ -6,6 +6,7 @@ Mistakes of the user end with a sentence that says what to do, never with a trac
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -35,6 +36,7 @@ ConfigOption = Annotated[
 
 def main() -> None:
     """The command `voice-bridge`. Mistakes of the user end with a sentence and exit code 1."""
+    sys.path.append(os.getcwd())  # tools of agents are looked for where one starts, after all that is installed
     try:
         app()
     except ConfigError as error:
@@ -209,8 +211,6 @@ def probe(
     plain: Annotated[bool, typer.Option("--allow-plain", help="Allow ws:// to another machine.")] = False,
 ) -> None:
     """Find out what a realtime server can do, and whether a call through it would work (exit code 0 or 1)."""
-    import os
-
     import msgspec
 
     from bridge.rehearsal import findings
@@ -249,9 +249,12 @@ def replay(file: Annotated[Path, typer.Argument(help="A journal that `serve --jo
 def check(config: ConfigOption = None) -> None:
     """Look for mistakes in the configuration, and say what it means."""
     from bridge.settings import Directory, load
+    from bridge.tools.toolbox import Toolbox
+    from bridge.web.service import import_tools
     from bridge.web.welcome import summary
 
     settings = load(config=config)
+    import_tools(settings, Toolbox())
     summary(console, settings, Directory(settings))
 
 

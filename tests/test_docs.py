@@ -29,7 +29,9 @@ from bridge.metrics import Metrics
 from bridge.realtime import profiles
 from bridge.rehearsal.run import Run, run_one
 from bridge.sim import scenario, voices
+from bridge.tools.toolbox import Toolbox
 from bridge.web.app import make_app
+from bridge.web.service import import_tools
 from tests.web.switchboards import FakeSwitchboard
 
 TOP = Path(__file__).parents[1]
@@ -116,11 +118,13 @@ def test_the_readme_knows_no_setting_that_is_gone() -> None:
     assert set(re.findall(r"^\| `([\w.*]+)` \|", table, re.MULTILINE)) == fields
 
 
-def test_the_examples_in_the_readme_are_a_configuration_without_mistakes(tmp_path: Path) -> None:
+def test_the_examples_in_the_readme_are_a_configuration_without_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env: dict[str, str] = {}
     for language, block in BLOCKS:
-        if language == "yaml":
-            place = tmp_path / block.splitlines()[0].removeprefix("# ")
+        if language in ("yaml", "python") and block.startswith("# "):
+            place = tmp_path / block.split()[1].rstrip(",")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(block, "utf-8")
         elif language == "dotenv":
@@ -128,6 +132,8 @@ def test_the_examples_in_the_readme_are_a_configuration_without_mistakes(tmp_pat
     read = settings.load(env, config=tmp_path / "config")
     assert read.agents.keys() == {"front-desk"} and len(read.numbers) == 2
     assert not settings.insecure(read)
+    monkeypatch.syspath_prepend(tmp_path)
+    import_tools(read, Toolbox())
 
 
 @pytest.mark.skipif(not voices.speaks(), reason="nobody can speak here: the extra `local` is not installed")
@@ -141,7 +147,7 @@ def test_the_scenario_in_the_readme_holds(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not voices.speaks(), reason="nobody can speak here: the extra `local` is not installed")
 async def test_the_program_in_the_readme_gets_its_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    (program,) = [block for language, block in BLOCKS if language == "python"]
+    program = next(block for language, block in BLOCKS if language == "python" and "RealtimeClient" in block)
     async with LocalModel() as model:
         own = f'profile="local", url="ws://127.0.0.1:{model.port}/v1/realtime"'
         assert program.count('profile="local"') == 1

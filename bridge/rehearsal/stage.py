@@ -133,9 +133,15 @@ class Stage:
             for model in self.models.values():
                 await model.start()
                 up.push_async_callback(model.stop)
-            self.settings = self._settings(folder)
-            self.service = Service(self.settings, observe=self._observe, ended=self._call_ended)
-            await self.service.start(public_url=PUBLIC_URL)
+            copy_of_it = folder / "agents" / f"{AGENT}.yaml"
+            copy_of_it.parent.mkdir()
+            copy_of_it.write_text(yaml.safe_dump(self._agent), encoding="utf-8")
+            try:
+                self.settings = self._settings(folder)
+                self.service = Service(self.settings, observe=self._observe, ended=self._call_ended)
+                await self.service.start(public_url=PUBLIC_URL)
+            except ConfigError as error:
+                raise ConfigError([one.replace(str(copy_of_it), str(self._file)) for one in error.mistakes]) from None
             up.push_async_callback(self.service.stop, grace_s=0)
             self.carrier = Carrier(
                 f"http://127.0.0.1:{self.service.port}", public_url=PUBLIC_URL, auth_token=TOKEN, seed=self.seed
@@ -154,9 +160,6 @@ class Stage:
         return self.models[DEFAULT]
 
     def _settings(self, folder: Path) -> Settings:
-        (folder / "agents").mkdir(exist_ok=True)
-        file = folder / "agents" / f"{AGENT}.yaml"
-        file.write_text(yaml.safe_dump(self._agent), encoding="utf-8")
         services = {name: self._address(model) for name, model in self.models.items()}
         given = {
             "port": 0,
@@ -165,10 +168,7 @@ class Stage:
             "realtime": services.pop(DEFAULT),
             "services": services,
         }
-        try:
-            return load({}, config=folder, given={**given, **self._given})
-        except ConfigError as error:
-            raise ConfigError([one.replace(str(file), str(self._file)) for one in error.mistakes]) from None
+        return load({}, config=folder, given={**given, **self._given})
 
     def _address(self, model: LocalModel) -> dict[str, str]:
         return {"profile": self._profile, "url": f"ws://127.0.0.1:{model.port}/v1/realtime", "model": AGENT}

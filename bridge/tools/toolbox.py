@@ -112,7 +112,8 @@ def load(entry: str) -> Tool:
     try:
         tool = getattr(import_module(module), name)
     except (Exception, SystemExit) as error:  # a module may do anything when it is imported
-        raise UsageError(f"tool {entry!r} cannot be imported: {type(error).__name__}: {error}") from error
+        remedy = ". Install it, or start where its file lies" if isinstance(error, ModuleNotFoundError) else ""
+        raise UsageError(f"tool {entry!r} cannot be imported: {type(error).__name__}: {error}{remedy}") from error
     if not inspect.iscoroutinefunction(tool):
         raise UsageError(f"tool {entry!r} is not an async function")
     return tool  # type: ignore[no-any-return]  # getattr gives Any; what it is was just checked

@@ -43,6 +43,19 @@ log = structlog.get_logger()
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
+def import_tools(settings: Settings, toolbox: Toolbox) -> None:
+    """Before the first call, which would have to wait for it. Raises ConfigError with every one that cannot be had."""
+    mistakes = [
+        f"{settings.config / 'agents' / name}.yaml: {mistake}"
+        for name, agent in settings.agents.items()
+        for tool in agent.tools
+        if isinstance(tool, Tool) and tool.name not in toolbox
+        for mistake in toolbox.import_all([tool.python])
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
 class _Office:
     """What this process does for its colleagues."""
 
@@ -132,7 +145,7 @@ class Service:
             raise
 
     async def _start(self, model_url: str, public_url: str, sock: sockets.socket | None) -> None:
-        self._import_tools()
+        import_tools(self.settings, self._toolbox)
         if model_url:
             self.directory.local_model_at(model_url)
         elif self.directory.needs_local_model:
@@ -161,13 +174,6 @@ class Service:
         self._listener = Listener(app, self.settings)
         await self._listener.start(sock=sock)
         _settle_collector()
-
-    def _import_tools(self) -> None:
-        """Before the first call, which would have to wait for it, and so that mistakes are found."""
-        tools = [tool for agent in self.settings.agents.values() for tool in agent.tools if isinstance(tool, Tool)]
-        mistakes = self._toolbox.import_all(sorted({tool.python for tool in tools if tool.name not in self._toolbox}))
-        if mistakes:
-            raise ConfigError(mistakes)
 
     @property
     def port(self) -> int:

@@ -193,7 +193,9 @@ async def test_tools_that_cannot_be_imported_are_named_before_anything_starts(tm
     with pytest.raises(ConfigError) as caught:
         await Service(made).start()
     assert len(caught.value.mistakes) == 2
-    assert "no_such_room" in caught.value.mistakes[1] and "json:dumps" in caught.value.mistakes[0]
+    missing, wrong = caught.value.mistakes
+    assert missing.startswith(f"{tmp_path / 'config' / 'agents' / 'alpha.yaml'}: ") and "no_such_room" in missing
+    assert "beta.yaml" in wrong and "json:dumps" in wrong
 
 
 async def test_a_tool_that_is_given_need_not_be_importable(tmp_path: Path) -> None:
