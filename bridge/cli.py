@@ -146,13 +146,15 @@ async def _model(config: Path | None, host: str, port: int, script: Path | None,
     except OSError as error:
         raise ConfigError([f"cannot listen on {host}:{port}: {error.strerror}. Choose another --port"]) from None
     address = f"ws://{host}:{at}/v1/realtime"
-    if companion:
-        print(address, flush=True)  # noqa: T201  (read by the parent process)
-        await asyncio.to_thread(sys.stdin.buffer.read)
-    else:
-        console.print(f"The model on this machine listens at [bold]{address}[/]. Press Ctrl-C to stop it.")
-        await _until_signalled()
-    await local.stop()
+    try:
+        if companion:
+            print(address, flush=True)  # noqa: T201  (read by the parent process)
+            await asyncio.to_thread(sys.stdin.buffer.read)
+        else:
+            console.print(f"The model on this machine listens at [bold]{address}[/]. Press Ctrl-C to stop it.")
+            await _until_signalled()
+    finally:
+        await local.stop()
 
 
 async def _until_signalled() -> None:
