@@ -20,6 +20,7 @@ _ALREADY_WAITED_MS = 1000.0  # of the patience with an answer, when the service 
 _STILL_MS = 400.0  # what a session heard of held audio ends by itself within this, or the caller speaks on
 _TELLING_MS = 300.0  # until we hear of the end of speech, beyond the silence the service waits for
 _LONGEST_SILENCE_MS = 2000.0  # waited for by a service whose detector goes by the meaning, of a brief sound
+_GIST_MS = 1000.0  # of a sentence: by then it was understood that it is one
 _LONGEST_SPEECH_MS = 60_000.0  # a detector that hears nothing else for this long is stuck
 
 
@@ -95,6 +96,7 @@ def interrupt(desk: Desk, *, cancels_itself: bool) -> None:
     if not turns.responding and not ledger.busy(desk.at):
         return
     heard = ledger.heard(desk.at)
+    _wish_again(desk, heard)
     if not ledger.can_clear:
         ledger.drop()
     elif ledger.playing(desk.at) or (turns.responding and not ledger.reckoning.confirmed):
@@ -107,6 +109,18 @@ def interrupt(desk: Desk, *, cancels_itself: bool) -> None:
         desk.ask(do.CancelResponse(response_id))
     for one in heard:
         _cut_item(desk, one)
+
+
+def _wish_again(desk: Desk, heard: list[Heard]) -> None:
+    """What the caller has to be told is told at the next pause, if it is cut before they could hear it."""
+    turns = desk.turns
+    wish = turns.asked
+    if turns.being_made and turns.response_id == turns.told_in and not turns.spoke:
+        wish = turns.told
+    elif any(one.item.response_id == turns.told_in and one.heard_ms < _GIST_MS and not one.whole for one in heard):
+        wish = turns.told
+    if wish is not None and wish.again:
+        turns.want(wish)
 
 
 def _cut_item(desk: Desk, one: Heard) -> None:
@@ -183,7 +197,7 @@ def _end_by_hand(desk: Desk) -> None:
     _stopped(desk)
     if desk.turns.expecting:
         desk.turns.expecting = False
-        desk.turns.want(Wish("answer", must=False))
+        _want_answer(desk)
 
 
 def service_answers(desk: Desk) -> None:
@@ -214,7 +228,12 @@ def _stopped(desk: Desk) -> None:
             turns.wish = None
     else:
         turns.expecting = False
-        turns.want(Wish("answer", must=False))
+        _want_answer(desk)
+
+
+def _want_answer(desk: Desk) -> None:
+    if not ending.unanswered(desk):
+        desk.turns.want(Wish("answer", must=False))
 
 
 def _spoke_into_the_agent(desk: Desk) -> bool:

@@ -14,9 +14,12 @@ _TRANSFER_FAILED = "The transfer did not work. Tell the caller and offer somethi
 _LEAVING_MS = 5000.0  # the carrier has this long to take a hang-up or transfer of ours
 _CLOCK_MS = 1000.0  # a mark this much later than the clock says will not come
 _LONGEST_GOODBYE_MS = 60_000.0
+_LOOK_AGAIN_MS = 1000.0
+_OVERTIME_MS = 20_000.0  # for what is being said at a limit, and the goodbye
 
 _WISHED = {"agent": EndReason.AGENT_HUNG_UP, "operator": EndReason.ENDED_BY_OPERATOR, "drain": EndReason.DRAINED}
 _TAKEN_BACK = (EndReason.AGENT_HUNG_UP, EndReason.TRANSFERRED)
+_LIMITS = (EndReason.MAX_DURATION, EndReason.TOKEN_LIMIT)
 
 
 # ---------------------------------------------------------------- wishes
@@ -38,7 +41,7 @@ def begin(desk: Desk, what: str, reason: EndReason, target: str = "") -> bool:
     """The call is to end when what is being said, or wished to be said, was heard. False: it is ending already."""
     if desk.state.ending is not None:
         return False
-    latest_at = desk.at + _LONGEST_GOODBYE_MS
+    latest_at = desk.at + (_OVERTIME_MS if reason in _LIMITS else _LONGEST_GOODBYE_MS)
     desk.state.ending = Ending("transfer" if what == "transfer" else "hang_up", reason, target, latest_at)
     desk.after("goodbye", desk.policies.goodbye_wait_s * 1000)
     return True
@@ -61,13 +64,19 @@ def take_back(desk: Desk) -> None:
         desk.turns.wish = None
 
 
+def unanswered(desk: Desk) -> bool:
+    """The call is ending for good: what the caller says now is not answered any more."""
+    return desk.state.ending is not None and not may_be_taken_back(desk)
+
+
 # ---------------------------------------------------------------- leaving
 
 
 def goodbye_goes_on(desk: Desk) -> None:
     """Something more was said: it is waited for anew."""
-    if desk.timers.running("goodbye"):
-        desk.after("goodbye", desk.policies.goodbye_wait_s * 1000)
+    ending = desk.state.ending
+    if ending is not None and desk.timers.running("goodbye"):
+        desk.timers.set("goodbye", min(desk.at + desk.policies.goodbye_wait_s * 1000, ending.latest_at))
 
 
 def leave_if_heard(desk: Desk) -> None:
@@ -163,11 +172,13 @@ def end(desk: Desk, reason: EndReason) -> None:
 
 def on_limit_warning(desk: Desk) -> None:
     if desk.state.ending is None:
-        desk.turns.want(Wish("limit_warning", desk.policies.limit_warning))
+        desk.turns.want(Wish("limit_warning", desk.policies.limit_warning, again=True))
 
 
 def on_limit(desk: Desk) -> None:
-    if begin(desk, "hang_up", EndReason.MAX_DURATION) and desk.model_is_ready:
+    if not begin(desk, "hang_up", EndReason.MAX_DURATION):
+        desk.after("limit", _LOOK_AGAIN_MS)  # what ends the call now may be taken back, or fail
+    elif desk.model_is_ready:
         desk.turns.want(Wish("goodbye", desk.policies.limit_goodbye))
 
 

@@ -6,6 +6,7 @@ from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.call.bargein import interrupt, protected
 from bridge.call.desk import Desk
+from bridge.call.ending import unanswered
 from bridge.call.turns import Wish
 
 _SLOP_BYTES = 8192  # the ring of caller audio is trimmed seldom, so that a frame costs no copy of the whole
@@ -29,8 +30,9 @@ def stream_started(desk: Desk, event: ev.StreamStarted) -> None:
             desk.after("limit", policies.max_call_s * 1000)
             if 0 < policies.warn_before_end_s < policies.max_call_s:
                 desk.after("limit_warning", (policies.max_call_s - policies.warn_before_end_s) * 1000)
-        if policies.idle_prompt_after_s:
-            desk.after("idle", policies.idle_prompt_after_s * 1000)
+        idle_s = policies.idle_prompt_after_s or policies.idle_hang_up_after_s
+        if idle_s:
+            desk.after("idle", idle_s * 1000)
     state.stream_id = event.stream_id
     desk.active()
     desk.ledger.new_stream(desk.at)
@@ -79,7 +81,8 @@ def on_digits(desk: Desk) -> None:
     desk.transcript.caller_typed(text, desk.at)
     desk.tell_model("caller", text)
     state.tools.new_turn()
-    desk.turns.want(Wish("digits"))
+    if not unanswered(desk):
+        desk.turns.want(Wish("digits"))
 
 
 def mark_returned(desk: Desk, event: ev.MarkReturned) -> None:

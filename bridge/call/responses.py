@@ -56,6 +56,8 @@ def _start(desk: Desk, response_id: str) -> None:
     turns = desk.turns
     if turns.asked is None and turns.welcome(response_id):
         bargein.service_answers(desk)
+    if turns.expecting and turns.asked is None and ending.unanswered(desk):
+        turns.expecting, turns.doomed = False, True
     if turns.started(response_id) and desk.model.can_cancel:
         desk.ask(do.CancelResponse(response_id))
 

@@ -116,19 +116,22 @@ def _ask_again(desk: Desk) -> None:
 
 
 def on_idle(desk: Desk) -> None:
-    """Ask once, then say goodbye."""
+    """Ask once, where that is wanted, then say goodbye."""
     state, turns, policies = desk.state, desk.turns, desk.policies
-    wait_ms = 1000 * (policies.idle_hang_up_after_s if state.idle_prompted else policies.idle_prompt_after_s)
-    if not wait_ms or state.ending is not None:
+    asked = state.idle_prompted or not policies.idle_prompt_after_s
+    wait_ms = 1000 * (policies.idle_hang_up_after_s if asked else policies.idle_prompt_after_s)
+    if not wait_ms:
         return
-    if state.model != "ready" or state.owed_since is not None or turns.caller_speaking or desk.ledger.busy(desk.at):
+    waiting = state.ending is not None or state.model != "ready" or state.owed_since is not None
+    if waiting or turns.caller_speaking or desk.ledger.busy(desk.at):
         desk.after("idle", wait_ms)  # it is quiet from a later moment than this, so this is not too late
         return
     due_at = max(state.active_at, desk.ledger.silent_at(desk.at)) + wait_ms
     if desk.at < due_at:
         desk.timers.set("idle", due_at)
         return
-    if state.idle_prompted:
+    if asked:
+        desk.after("idle", wait_ms)  # for a caller who takes the call back
         ending.begin(desk, "hang_up", EndReason.CALLER_SILENT)
         turns.want(Wish("goodbye", policies.idle_goodbye))
         return

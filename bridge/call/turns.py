@@ -19,6 +19,7 @@ class Wish(msgspec.Struct, frozen=True):
     instructions: str = ""
     protected: bool = False  # the caller may not interrupt it
     must: bool = True  # another response does not do instead
+    again: bool = False  # if it is cut before it was heard, it is wished again
 
 
 class Turns(msgspec.Struct):
@@ -36,6 +37,8 @@ class Turns(msgspec.Struct):
     expecting: bool = False  # the caller's turn ended and the service will begin an answer by itself
     refused_once: bool = False  # a response is active that we do not know of: asking waits a moment
     protected: str = ""  # the response the caller may not interrupt
+    told: Wish | None = None  # the last that is wished again if it was not heard
+    told_in: str = ""  # the response with it
 
     @property
     def floor_is_free(self) -> bool:
@@ -88,6 +91,8 @@ class Turns(msgspec.Struct):
         self.expecting = self.refused_once = False
         if self.named is not None and self.named.protected:
             self.protected = response_id
+        if self.named is not None and self.named.again:
+            self.told, self.told_in = self.named, response_id
         return False
 
     def welcome(self, response_id: str) -> bool:

@@ -96,7 +96,7 @@ class Idle(Part):
         default=_defaults.idle_hang_up_after_s,
         ge=0,
         le=3600,
-        description="Further silence after which it says goodbye and hangs up; 0: never.",
+        description="Silence, since it asked where it does, after which it says goodbye and hangs up; 0: never.",
     )
     prompt: str = Field(default=_defaults.idle_prompt, description="Instructions for the question.")
     goodbye: str = Field(default=_defaults.idle_goodbye, description="Instructions for the goodbye.")

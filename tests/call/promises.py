@@ -20,6 +20,9 @@ _TO_MODEL = (
 )
 
 
+_OVERTIME_MS = 91_000.0  # a hang-up begun just before the limit, that failed; and the goodbye at the limit
+
+
 class Promises:
     """Give it every fact and what the call made of it. Audio of a response must consist of `tags`' byte value."""
 
@@ -38,6 +41,7 @@ class Promises:
         "requested",
         "session",
         "stream",
+        "stream_at",
         "tags",
     )
 
@@ -53,6 +57,7 @@ class Promises:
         self.model_ready = False
         self.session = self.next_session = 0
         self.stream = False
+        self.stream_at = 0.0
         self.requested: set[str] = set()  # tools run
         self.answered: set[str] = set()
         self.ended = 0
@@ -61,7 +66,7 @@ class Promises:
         twin = Promises.__new__(Promises)
         twin.tags, twin.active, twin.asked = self.tags, self.active, self.asked
         twin.model_ready, twin.session, twin.next_session = self.model_ready, self.session, self.next_session
-        twin.stream, twin.ended = self.stream, self.ended
+        twin.stream, twin.stream_at, twin.ended = self.stream, self.stream_at, self.ended
         twin.owner, twin.received = dict(self.owner), dict(self.received)
         twin.known, twin.cut, twin.cut_items = set(self.known), set(self.cut), set(self.cut_items)
         twin.requested, twin.answered = set(self.requested), set(self.answered)
@@ -107,6 +112,11 @@ class Promises:
         deadline = call.deadline()
         if type(event) is ev.DeadlineReached:
             assert deadline is None or deadline > now, "a deadline that was handled moves"
+        if type(event) is ev.StreamStarted and not self.stream_at:
+            self.stream_at = now
+        longest_s = call.plan.agent.policies.max_call_s
+        if longest_s and not self.ended:
+            assert now - self.stream_at <= longest_s * 1000 + _OVERTIME_MS, "no call lasts beyond its limit"
         ledger = call.state.ledger
         assert ledger.reckoning.ear(now) <= ledger.reckoning.sent_ms, "the ear is not ahead of what was sent"
         if ledger.items:

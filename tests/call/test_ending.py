@@ -33,6 +33,7 @@ from tests.call.playbook import (
     lost,
     note,
     plan,
+    pressed,
     ready,
     response,
     run_tool,
@@ -45,6 +46,9 @@ from tests.call.playbook import (
 )
 
 GOODBYE = "Say a short goodbye."
+AT_THE_LIMIT = "The call has reached its time limit. Say a short goodbye."
+TRANSFER_FAILED = "The transfer did not work. Tell the caller and offer something else."
+WARNING = "Tell the caller politely that the call has to end in about half a minute."
 HUNG_UP = ev.HandedOver("hang_up", True)
 POLITE = {"answer_filler_s": 1e6, "answer_retry_s": 1e6, "answer_rotate_s": 1e6}  # the model takes its time unwatched
 
@@ -146,7 +150,7 @@ ENDINGS: list[Story] = [
         at(
             1200,
             ev.HandedOver("transfer", False, "busy"),
-            do.TellModel("note", "The transfer did not work. Tell the caller and offer something else."),
+            do.TellModel("note", TRANSFER_FAILED),
             ASK,
         ),
         at(1300, response("r2"), says("r2", "sorry", 500), ends("r2")),
@@ -207,6 +211,17 @@ ENDINGS: list[Story] = [
         on=plan(idle_prompt_after_s=5),
     ),
     story(
+        "without a question who is silent is let go, and who speaks then keeps the call, for as long again",
+        at(8000, ask("The caller has gone quiet. Say a short goodbye.")),
+        at(8100, response("r1"), says("r1", "goodbye", 1000), ends("r1")),
+        at(8600, caller_speaks(), CLEAR, truncate("goodbye", 500)),
+        at(9000, caller_stops()),
+        at(9100, response("r2"), says("r2", "fine", 900), ends("r2")),
+        at(17_999),
+        at(18_000, ask("The caller has gone quiet. Say a short goodbye.")),
+        on=plan(idle_prompt_after_s=0, idle_hang_up_after_s=8),
+    ),
+    story(
         "an answer starts the silence anew, and the question may be asked again",
         at(5000, ask("Ask briefly whether the caller is still there.")),
         at(5100, response("r1"), says("r1", "still there", 1000), ends("r1")),
@@ -219,9 +234,9 @@ ENDINGS: list[Story] = [
     ),
     story(
         "the time limit is announced, then kept after a goodbye",
-        at(30_000, ask("Tell the caller politely that the call has to end in about half a minute.")),
+        at(30_000, ask(WARNING)),
         at(30_100, response("r1"), says("r1", "soon", 1000), ends("r1")),
-        at(60_000, ask("The call has reached its time limit. Say a short goodbye.")),
+        at(60_000, ask(AT_THE_LIMIT)),
         at(60_100, response("r2"), says("r2", "goodbye", 1000), ends("r2")),
         at(61_100, HANG_UP),
         at(61_200, HUNG_UP, CLOSE_MODEL, end(EndReason.MAX_DURATION)),
@@ -237,7 +252,7 @@ ENDINGS: list[Story] = [
         at(
             1200,
             ev.ResponseEnded("r2", "completed", usage=ev.Usage(400, 100)),
-            ask("The call has reached its time limit. Say a short goodbye."),
+            ask(AT_THE_LIMIT),
         ),
         at(1300, response("r3"), says("r3", "goodbye", 1000)),
         at(1400, ev.ResponseEnded("r3", "completed", usage=ev.Usage(500, 50))),
@@ -247,11 +262,99 @@ ENDINGS: list[Story] = [
     ),
     story(
         "the time limit is kept although the caller speaks over the goodbye",
-        at(60_000, ask("The call has reached its time limit. Say a short goodbye.")),
+        at(60_000, ask(AT_THE_LIMIT)),
         at(60_100, response("r1"), says("r1", "goodbye", 1000), ends("r1")),
         at(60_500, caller_speaks()),
         at(61_100, HANG_UP),
         on=plan(max_call_s=60, warn_before_end_s=0, interrupt_hang_up=True),
+    ),
+    story(
+        "at a limit the caller is not answered any more, and the goodbye comes all the same",
+        at(59_000, caller_speaks()),
+        at(60_500, caller_stops()),
+        at(60_600, response("r1"), cancel("r1")),
+        at(60_650, says("r1", "answer", 1000), ends("r1", "cancelled"), ask(AT_THE_LIMIT)),
+        at(60_700, response("r2"), says("r2", "goodbye", 1000), ends("r2")),
+        at(60_900, caller_speaks()),
+        at(61_200, caller_stops()),
+        at(61_300, response("r3"), cancel("r3")),
+        at(61_400, ends("r3", "cancelled")),
+        at(61_700, HANG_UP, hears("goodbye", 1000), hears("answer", 0)),
+        on=plan(max_call_s=60, warn_before_end_s=0),
+    ),
+    story(
+        "at a limit who is answered only when we ask is not answered any more either",
+        at(59_000, caller_speaks()),
+        at(60_500, caller_stops(), ask(AT_THE_LIMIT)),
+        at(60_700, response("r1"), says("r1", "goodbye", 1000), ends("r1")),
+        at(60_800, pressed("#"), do.TellModel("caller", "The caller pressed #")),
+        at(60_900, caller_speaks()),
+        at(61_200, caller_stops()),
+        at(61_700, HANG_UP, hears("goodbye", 1000)),
+        on=plan(max_call_s=60, warn_before_end_s=0, model=OBEYS),
+    ),
+    story(
+        "a caller who talks on and on does not keep the call",
+        at(59_000, caller_speaks()),
+        at(67_999),
+        at(68_000, note("goodbye_not_confirmed"), HANG_UP),
+        on=plan(max_call_s=60, warn_before_end_s=0),
+    ),
+    story(
+        "a caller who asks again and again does not keep the call",
+        at(59_000, caller_speaks()),
+        at(59_500, caller_stops()),
+        *(
+            step
+            for n in range(9)
+            for step in (
+                at(59_600 + 2000 * n, response(f"r{n}"), *([cancel(f"r{n}")] if n else [])),
+                at(59_700 + 2000 * n, caller_speaks()),
+                at(60_100 + 2000 * n, ends(f"r{n}", "cancelled")),
+                at(61_500 + 2000 * n, caller_stops()),
+            )
+        ),
+        at(80_000, note("goodbye_not_confirmed"), HANG_UP),
+        on=plan(max_call_s=60, warn_before_end_s=0),
+    ),
+    story(
+        "a limit that falls into a transfer that fails is kept all the same",
+        at(59_900, ev.TransferWished("+15559999"), do.Transfer("+15559999")),
+        at(60_000),
+        at(62_500, ev.HandedOver("transfer", False), do.TellModel("note", TRANSFER_FAILED), ASK),
+        at(63_100, response("r1"), says("r1", "sorry", 400), ends("r1"), ask(AT_THE_LIMIT)),
+        at(63_200, response("r2"), says("r2", "goodbye", 500), ends("r2")),
+        at(64_000, HANG_UP),
+        on=plan(max_call_s=60, warn_before_end_s=0),
+    ),
+    story(
+        "what is being said at a limit, and the goodbye, are heard for 20 seconds more at most",
+        at(59_000, response("r1"), says("r1", "i", 40_000), ends("r1")),
+        at(60_000, ask(AT_THE_LIMIT)),
+        at(60_100, response("r2"), says("r2", "goodbye", 1000), ends("r2")),
+        at(79_999),
+        at(80_000, note("goodbye_not_confirmed"), HANG_UP, hears("i", 21_000)),
+        on=plan(max_call_s=60, warn_before_end_s=0),
+    ),
+    story(
+        "the announcement of a limit is made again if the caller spoke before they could hear it",
+        at(30_000, ask(WARNING)),
+        at(30_100, response("r1"), says("r1", "soon", 3000), ends("r1")),
+        at(30_500, caller_speaks(), CLEAR, truncate("soon", 400)),
+        at(31_000, caller_stops()),
+        at(31_100, response("r2"), says("r2", "answer", 1000)),
+        at(31_200, ends("r2"), ask(WARNING)),
+        at(32_000, caller_speaks(), CLEAR, truncate("answer", 900)),
+        at(32_050, response("r3"), cancel("r3")),
+        at(32_100, ends("r3", "cancelled")),
+        at(32_500, caller_stops()),
+        at(32_600, response("r4"), says("r4", "more", 500), ends("r4"), ask(WARNING)),
+        at(32_700, response("r5"), says("r5", "at last", 3000), ends("r5")),
+        at(35_000, caller_speaks(), CLEAR, truncate("at last", 1900)),
+        at(35_500, caller_stops()),
+        at(35_600, response("r6"), says("r6", "enough", 500), ends("r6")),
+        at(59_999),
+        on=plan(max_call_s=60),
     ),
     story(
         "the carrier stops reading",

@@ -207,8 +207,11 @@ class ACall(RuleBasedStateMachine):
         barge_in=st.sampled_from(["immediate", "off", 200]),
         marks=st.booleans(),
         protected=st.booleans(),
+        longest_s=st.sampled_from([20.0, 300.0]),
     )
-    def begin(self, model: ModelCapabilities, barge_in: str | int, marks: bool, protected: bool) -> None:
+    def begin(
+        self, model: ModelCapabilities, barge_in: str | int, marks: bool, protected: bool, longest_s: float
+    ) -> None:
         self.plan = plan(
             model=model,
             barge_in=barge_in,
@@ -218,7 +221,8 @@ class ACall(RuleBasedStateMachine):
             idle_prompt_after_s=6.0,
             idle_hang_up_after_s=6.0,
             clips=CLIPS,
-            max_call_s=300.0,
+            max_call_s=longest_s,
+            warn_before_end_s=10.0,
         )
         self.call = Call(self.plan, 0.0)
         self.promises = Promises({item_id: tag_of(item_id) for item_id in _ITEMS})
