@@ -120,7 +120,7 @@ def run_one(scenario: Scenario, how: Run) -> list[CallResult]:
                     figures,
                     tuple(judge(scenario, numbered, figures)),
                     difference=_compared(scenario, numbered, how),
-                    error=left,
+                    error=left or (_unserved(scenario, numbered) if how.against else ""),
                 )
             )
     return results
@@ -279,6 +279,19 @@ async def _against(scenario: Scenario, how: Run, seed: int) -> _Lived:
             return replace(of_leg(scenario, leg, performance, seed=seed), timeline=timeline(leg.timeline.moments, ()))
 
         return list(await asyncio.gather(*(call(seed + number) for number in range(how.calls)))), ""
+
+
+def _unserved(scenario: Scenario, outcome: Outcome) -> str:
+    """What the carrier saw of a server that took no stream, or broke it off though nothing was wrong with the line."""
+    if outcome.served:
+        return ""
+    if outcome.stream_from_ms is None:
+        return f"no media stream: {outcome.left}. See that a server takes media streams at this address"
+    if scenario.faults:
+        return ""
+    if "code 1008" in outcome.left:
+        return f"{outcome.left}. It may want a token that its own webhook gives; no webhook is asked with --against"
+    return f"{outcome.left}. The server's own log may say why"
 
 
 # ---------------------------------------------------------------- timelines

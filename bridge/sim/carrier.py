@@ -20,7 +20,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from xml.sax.saxutils import quoteattr
 
 from aiohttp import web
@@ -91,8 +91,8 @@ class Carrier:
         server under development. `options` are the constructor's. Raises UsageError for any other address.
         """
         parts = urlsplit(url)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname:
-            raise UsageError(f"{url!r} is not ws(s)://host/path")
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or not _is_port(parts):
+            raise UsageError(f"{url!r} is not ws(s)://host/path or ws(s)://host:port/path")
         plain = parts.scheme == "ws"
         carrier = cls(f"http{'' if plain else 's'}://{parts.netloc}", **options)
         target = carrier.public_url.replace("http", "ws", 1) + parts.path if plain else url
@@ -218,3 +218,11 @@ class Carrier:
         """Let the last messages travel, at most a second."""
         if any(stream.under_way for leg in self.legs.values() for stream in leg.streams):
             await asyncio.sleep(1.0)
+
+
+def _is_port(address: SplitResult) -> bool:
+    """Whether the port of an address, if it names one, can be dialled."""
+    try:
+        return address.port != 0
+    except ValueError:
+        return False

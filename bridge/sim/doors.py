@@ -8,6 +8,7 @@ door of its own in its place.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,8 +67,8 @@ class Listener(Protocol):
     def on_message(self, message: str | bytes) -> None:
         """A text frame as str, a binary one as bytes."""
 
-    def on_closed(self, code: int | None) -> None:
-        """The other side closed (its close code), or the connection broke (None)."""
+    def on_closed(self, code: int | None, reason: str = "") -> None:
+        """The other side closed (its close code and reason), or the connection broke (None)."""
 
 
 class Door(Protocol):
@@ -137,7 +138,9 @@ class NetworkDoor:
     async def open(self, url: str, *, headers: Mapping[str, str], listener: Listener, connect_s: float) -> MediaSocket:
         uri = parse_uri(url)
         host, port, secure = uri.host, uri.port, uri.secure
+        where = url  # really dialled
         if self._is_ours(uri.host):
+            where = f"{self._service.scheme.replace('http', 'ws', 1)}://{self._service.netloc}{urlsplit(url).path}"
             host = self._service.hostname or host
             secure = self._service.scheme == "https"
             port = self._service.port or (443 if secure else 80)
@@ -152,19 +155,19 @@ class NetworkDoor:
                 await socket.opened
         except TimeoutError as error:
             socket.abort()
-            raise Unreachable(f"{url}: no answer within {connect_s:g} s", code=31901) from error
-        except ConnectionRefusedError as error:
-            raise Unreachable(f"{url}: connection refused", code=31902) from error
+            raise Unreachable(f"{where}: no answer within {connect_s:g} s", code=31901) from error
         except ssl.SSLError as error:
-            raise Unreachable(f"{url}: {error}", code=31910) from error
+            raise Unreachable(f"{where}: {error}", code=31910) from error
         except InvalidStatus as error:
             socket.abort()
-            raise Unreachable(f"{url}: HTTP status {error.response.status_code}, not 101", code=31920) from error
+            raise Unreachable(f"{where}: HTTP status {error.response.status_code}, not 101", code=31920) from error
         except InvalidHandshake as error:
             socket.abort()
-            raise Unreachable(f"{url}: {error}", code=31920) from error
+            raise Unreachable(f"{where}: {error}", code=31920) from error
         except OSError as error:
-            raise Unreachable(f"{url}: {error}", code=31904) from error
+            if _refused(error):
+                raise Unreachable(f"{where}: connection refused", code=31902) from error
+            raise Unreachable(f"{where}: {error}", code=31904) from error
         except asyncio.CancelledError:
             socket.abort()
             raise
@@ -252,7 +255,7 @@ class _Socket(asyncio.Protocol):
             error = self._protocol.handshake_exc or ConnectionResetError("closed during the handshake")
             self.opened.set_exception(error)
         elif not self.opened.cancelled() and self.opened.exception() is None:
-            self._tell_closed(self._protocol.close_rcvd.code if self._protocol.close_rcvd else None)
+            self._tell_closed()
 
     def _flush(self) -> None:
         assert self._transport is not None
@@ -282,7 +285,7 @@ class _Socket(asyncio.Protocol):
             case Opcode.CONT:
                 self._pieces.append(bytes(frame.data))
             case Opcode.CLOSE:
-                self._tell_closed(self._protocol.close_rcvd.code if self._protocol.close_rcvd else None)
+                self._tell_closed()
                 return
             case _:
                 return
@@ -292,7 +295,13 @@ class _Socket(asyncio.Protocol):
         self._pieces = []
         self._listener.on_message(message.decode("utf-8", "replace") if self._text else message)
 
-    def _tell_closed(self, code: int | None) -> None:
+    def _tell_closed(self) -> None:
         if not self._over:
             self._over = True
-            self._listener.on_closed(code)
+            close = self._protocol.close_rcvd
+            self._listener.on_closed(*((close.code, close.reason) if close else (None, "")))
+
+
+def _refused(error: OSError) -> bool:
+    """A name with several addresses, all of which refuse, makes asyncio raise one OSError that quotes each."""
+    return isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error)

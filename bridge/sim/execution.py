@@ -303,7 +303,7 @@ class Execution:
             stream.stop()
             self._tell_stream(stream, callback, "stream-stopped")
         if how == "closed":
-            self._error(Problem(31921, f"the bridge closed the socket with code {stream.close_code}"))
+            self._error(Problem(31921, stream.left))
         if how == "broken":
             self._error(Problem(31903, "the connection broke"))
             if self.account.on_broken_socket == "nothing":

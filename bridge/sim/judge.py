@@ -39,7 +39,7 @@ def judge(scenario: Scenario, outcome: Outcome, measures: Measures) -> list[Verd
         number = outcome.performance.undone[0]
         step = scenario.caller[number - 1]
         if not step.hang_up:  # the agent may hang up before the caller does
-            found = f"the call had ended ({outcome.end_reason or outcome.status})"
+            found = f"the call had ended ({outcome.ended})"
             verdicts.append(Verdict(f"the caller gets to step {number}, {step.name}", False, end_ms, found))
     return verdicts
 
@@ -65,7 +65,7 @@ def _judged(expected: Expectation, scenario: Scenario, outcome: Outcome, measure
         case "end_reason":
             met = outcome.end_reason == expected.end_reason
             said = f"the call ends with {expected.end_reason}"
-            return Verdict(said, met, outcome.length_ms, f"it ended with {outcome.end_reason or outcome.status}")
+            return Verdict(said, met, outcome.length_ms, f"it ended with {outcome.ended}")
         case _:
             return _measured(expected, outcome, measures)
 

@@ -104,6 +104,8 @@ class Outcome:
     gaps: tuple[Gap, ...] = ()
     borders_ms: tuple[float, ...] = ()  # where one piece of the agent's audio ended and another began, or it was cut
     end_reason: str = ""
+    served: bool = True  # a media stream opened, and the server did not break it off
+    left: str = ""  # why none opened, or how the server ended it; nothing where the carrier's side did
     complaints: tuple[str, ...] = ()  # the carrier's errors and warnings
     signs: tuple[Sign, ...] = ()  # what a picture shows besides the turns
     timeline: str = ""
@@ -115,7 +117,13 @@ class Outcome:
         """When the caller heard the agent, pauses within a sentence closed."""
         return joined(loud_ms(self.agent))
 
+    @property
+    def ended(self) -> str:
+        """Why the call ended, as far as anybody knows."""
+        return self.end_reason or (f"{self.status}: {self.left}" if self.left else self.status)
 
+
+_IN_ORDER = (1000, 1001, 1005)  # normal, going away, a close without a code (RFC 6455 section 7.4.1)
 _CONTINUES_MS = 400.0  # audio that resumes sooner belongs to the same speech
 
 
@@ -137,6 +145,8 @@ def of_leg(scenario: Scenario, leg: Leg, performance: Performance, *, seed: int 
         stream_from_ms=streams[0].started_at / SAMPLES_PER_MS if streams else None,
         put_through_ms=leg.dialled[0].at_ms if leg.dialled else None,
         status=leg.status,
+        served=bool(streams) and (not streams[-1].left or streams[-1].close_code in _IN_ORDER),
+        left=streams[-1].left if streams else next((problem.why for problem in reversed(leg.errors)), ""),
         performance=performance,
         caller_turns=tuple(spoken),
         agent_turns=tuple(AgentTurn(s.start_ms, s.stop_ms) for s in joined(loud_ms(agent), pause_ms=900)),

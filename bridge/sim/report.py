@@ -68,6 +68,7 @@ def line(result: CallResult) -> str:
     shown += [_short("answer", figures.answer_ms), _short("yield", figures.yield_ms)]
     shown += [_short("truncation", figures.truncation_error_ms)]
     shown += [f"{figures.gaps} gaps" if figures.gaps else "", f"{figures.clicks} clicks" if figures.clicks else ""]
+    shown += ["" if result.passed or result.outcome.served else result.outcome.left]
     return f"{mark}  {result.title:<34} {'  '.join(part for part in shown if part)}"
 
 

@@ -58,6 +58,7 @@ class _Closed:
     """Comes through the pipe from the bridge behind its last message."""
 
     code: int | None
+    reason: str
 
 
 class MediaStream:
@@ -91,6 +92,7 @@ class MediaStream:
         self.ended: asyncio.Future[StreamEnd] = clock.loop.create_future()
         self.started_at = 0  # call clock, samples
         self.close_code: int | None = None  # the bridge's
+        self.left = ""  # how the bridge's end went away, if it went first
         self.messages_sent = 0
         self._clock = clock
         self._messages = messages
@@ -256,13 +258,17 @@ class MediaStream:
     def on_message(self, message: str | bytes) -> None:
         self._from_bridge.send(message)
 
-    def on_closed(self, code: int | None) -> None:
-        self._from_bridge.send(_Closed(code))
+    def on_closed(self, code: int | None, reason: str = "") -> None:
+        self._from_bridge.send(_Closed(code, reason))
 
     def _arrive(self, thing: str | bytes | _Closed) -> None:
         if isinstance(thing, _Closed):
             if self._over("broken" if thing.code is None else "closed"):
                 self.close_code = thing.code
+                said = f" ({_printable(thing.reason)})" if thing.reason else ""
+                self.left = "the connection broke"
+                if thing.code is not None:
+                    self.left = f"the bridge closed the socket with code {thing.code}{said}"
                 self._timeline.add(self._clock.ms(), "bridge", "close", code=thing.code)
             return
         if self.ended.done():
@@ -320,3 +326,8 @@ class MediaStream:
     def _give_back(self, name: str, why: str) -> None:
         self._send(self._messages.mark(name))
         self._note("mark", name=name, after=why)
+
+
+def _printable(text: str) -> str:
+    """Somebody else's words, safe for a terminal and for XML."""
+    return "".join(char if char.isprintable() else "?" for char in text)

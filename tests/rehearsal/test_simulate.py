@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket as sockets
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -255,7 +256,79 @@ async def test_somebody_elses_media_stream_server_is_driven(tmp_path: Path) -> N
     assert "pass  a-call" in printed
 
 
+async def _closing(request: web.Request) -> web.WebSocketResponse:
+    """Closes, or breaks off, as the address says."""
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    await socket.receive()
+    if request.match_info["code"] == "none":
+        assert request.transport is not None
+        request.transport.abort()
+    else:
+        await socket.close(code=int(request.match_info["code"]), message=b"no call\x1b expects this stream")
+    return socket
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "remedy"),
+    [
+        ("/nowhere", "HTTP status 404", "See that a server takes media streams at this address"),
+        ("/1008", "code 1008 (no call? expects this stream)", "It may want a token that its own webhook gives"),
+        ("/1011", "code 1011 (no call? expects this stream)", "The server's own log may say why"),
+        ("/none", "the connection broke", "The server's own log may say why"),
+    ],
+)
+async def test_a_server_that_does_not_serve_the_stream_is_told_with_its_reason(
+    tmp_path: Path, path: str, reason: str, remedy: str
+) -> None:
+    service = web.Application()
+    service.router.add_get(r"/{code:\d+|none}", _closing)
+    server = web.AppRunner(service)
+    await server.setup()
+    await web.TCPSite(server, "127.0.0.1", 0).start()
+    page = tmp_path / "calls.json"
+    try:
+        address = f"ws://127.0.0.1:{server.addresses[0][1]}{path}"
+        options = {"against": address, "report": "json", "out": page}
+        code, printed = await asyncio.to_thread(told, [file(tmp_path, QUIET)], **options)
+    finally:
+        await server.cleanup()
+    assert code == 1
+    assert reason in printed.splitlines()[0] and remedy in printed.splitlines()[1]
+    assert reason in json.loads(page.read_text("utf-8"))["calls"][0]["failures"][0]
+
+
+def test_a_server_that_is_not_there_is_told_by_the_address_that_was_given(tmp_path: Path) -> None:
+    with sockets.socket() as taken:  # bound and not listening: nobody else gets the port
+        taken.bind(("127.0.0.1", 0))
+        address = f"ws://127.0.0.1:{taken.getsockname()[1]}/media"
+        code, printed = told([file(tmp_path, QUIET)], against=address)
+    assert code == 1
+    assert f"no media stream: {address}: connection refused" in printed
+
+
+async def test_a_server_is_not_blamed_where_the_scenario_harms_the_line(tmp_path: Path) -> None:
+    service = web.Application()
+    service.router.add_get(r"/{code:none}", _closing)
+    server = web.AppRunner(service)
+    await server.setup()
+    await web.TCPSite(server, "127.0.0.1", 0).start()
+    text = "caller: [{silence: 200}]\nfaults: [{stop_reading_ms: 10, after: stream}]\n"
+    try:
+        address = f"ws://127.0.0.1:{server.addresses[0][1]}/none"
+        _, printed = await asyncio.to_thread(told, [file(tmp_path, text)], against=address)
+    finally:
+        await server.cleanup()
+    assert "own log" not in printed
+
+
 def test_an_address_that_is_no_media_stream_is_told(tmp_path: Path) -> None:
     code, printed = told([file(tmp_path, QUIET)], against="https://example.test/media")
     assert code == 1
     assert "ws" in printed and "example.test" in printed
+
+
+def test_an_address_with_a_port_that_is_none_is_told(tmp_path: Path) -> None:
+    code, printed = told([file(tmp_path, QUIET)], against="ws://127.0.0.1:99999/media")
+    assert code == 1
+    assert "is not ws(s)://host/path or ws(s)://host:port/path" in printed

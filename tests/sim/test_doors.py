@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from bridge.errors import UsageError
+from bridge.sim import doors
 from bridge.sim.doors import MediaSocket, NetworkDoor, Unreachable
 from tests.sim.double import on_virtual_time
 
@@ -21,12 +23,14 @@ class Heard:
     def __init__(self) -> None:
         self.messages: list[str | bytes] = []
         self.closed: list[int | None] = []
+        self.reason = ""
 
     def on_message(self, message: str | bytes) -> None:
         self.messages.append(message)
 
-    def on_closed(self, code: int | None) -> None:
+    def on_closed(self, code: int | None, reason: str = "") -> None:
         self.closed.append(code)
+        self.reason = reason
 
 
 class Peer:
@@ -97,7 +101,7 @@ async def test_fragmented_messages_arrive_whole_and_pings_are_answered() -> None
         await asyncio.sleep(1)
     assert heard.messages == ['{"a":1}', b"\x00\x01"]
     assert pongs == [b"now"]
-    assert heard.closed == [1008]
+    assert (heard.closed, heard.reason) == ([1008], "no")
 
 
 @on_virtual_time
@@ -151,12 +155,19 @@ async def test_whatever_is_not_an_upgrade_is_error_31920(answer: bytes) -> None:
     assert heard.closed == [], "what was never open is never closed"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @on_virtual_time
-async def test_nobody_listening_is_error_31902() -> None:
-    door = NetworkDoor(service_url="http://127.0.0.1:1", public_url="https://bridge.example.test")
+async def test_nobody_listening_is_error_31902_at_the_address_really_dialled(host: str) -> None:
+    door = NetworkDoor(service_url=f"http://{host}:1", public_url="https://bridge.example.test")
     with pytest.raises(Unreachable) as wrong:
         await opened(door, Heard())
-    assert wrong.value.code == 31902
+    assert (wrong.value.code, str(wrong.value)) == (31902, f"ws://{host}:1/media: connection refused")
+
+
+def test_a_name_whose_addresses_all_refuse_refuses() -> None:
+    quoted = "[Errno {0}] Connect call failed ('::1', 1, 0, 0), [Errno {0}] Connect call failed ('127.0.0.1', 1)"
+    assert doors._refused(OSError("Multiple exceptions: " + quoted.format(errno.ECONNREFUSED)))
+    assert not doors._refused(OSError(errno.EHOSTUNREACH, "no route"))
 
 
 def test_a_service_address_must_be_one() -> None:
