@@ -8,13 +8,16 @@ the head is there. From then on it costs a media stream nothing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket as sockets
 import sys
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import structlog
 from aiohttp import http_parser, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from bridge.errors import ConfigError
 from bridge.settings import Settings
@@ -98,6 +101,17 @@ class Doorkeeper(asyncio.Protocol):
             self._waiting.count -= 1
 
 
+class _Faults(logging.LoggerAdapter[logging.Logger]):
+    """aiohttp's own logger, to which what is no HTTP is an error with a traceback. On a public port it is every day."""
+
+    def log(self, level: int, msg: object, *args: object, **more: Any) -> None:
+        fault = more.get("exc_info")
+        if not isinstance(fault, HttpProcessingError):
+            super().log(level, msg, *args, **more)
+        else:  # not its text, which quotes the request and any secret in it
+            log.info("request_unreadable", why=type(fault).__name__)
+
+
 class Listener:
     """An application on a port. Closing twice is harmless."""
 
@@ -106,6 +120,7 @@ class Listener:
         self._runner = web.AppRunner(
             app,
             handle_signals=False,
+            logger=_Faults(server_logger, {}),
             access_log=None,  # aiohttp's own holds the query; ours is in app.py
             keepalive_timeout=settings.limits.header_s,
             lingering_time=1.0,

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from bridge.live.switchboard import Refused
 from bridge.metrics import Metrics
@@ -134,6 +135,8 @@ class TwilioDoor:
                 body = await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="The body took too long.\n") from None
+        except (ConnectionError, HttpProcessingError, web.RequestPayloadError):
+            raise web.HTTPBadRequest(text="The body broke off, or is not chunked as it says.\n") from None
         try:
             pairs = parse_qsl(
                 body.decode("utf-8"), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"

@@ -2,6 +2,7 @@
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from tests.web.conftest import CALL, PUBLIC, TOKEN, Service, Start
 
@@ -48,8 +49,10 @@ async def test_a_mistake_of_ours_is_not_shown_to_the_client(start: Start) -> Non
         raise RuntimeError("the secret reason")
 
     service = await start(media=broken)
-    status, text = await service.get("/twilio/media")
+    with capture_logs() as logged:
+        status, text = await service.get("/twilio/media")
     assert status == 500 and "secret" not in text
+    assert logged[0]["log_level"] == "error" and logged[0]["exc_info"]
     assert (await service.get("/healthz"))[0] == 200
 
 

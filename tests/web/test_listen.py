@@ -5,11 +5,13 @@ Deadlines are set to a fraction of a second; what is asserted is that the connec
 
 import asyncio
 import contextlib
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.errors import ConfigError
 from bridge.web import listen
@@ -124,6 +126,51 @@ async def test_a_head_without_end_is_cut_off(start: Start) -> None:
     service = await start()
     said = await talk(service.listener.port, b"GET / HTTP/1.1\r\n", *[b"x: " + b"y" * 4000 + b"\r\n"] * 40)
     assert not said or said.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + b"\x01" * 160,  # TLS's ClientHello
+        b"GARBAGE\r\n\r\n",
+        b"GET /?canary=8f3a" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Canary 8f3a: 1\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET http://[::1/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_one_line_without_a_traceback(
+    start: Start, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    service = await start()
+    with capture_logs() as logged, caplog.at_level(logging.DEBUG, "aiohttp.server"):
+        assert (await talk(service.listener.port, sent)).startswith(b"HTTP/1.0 400 ")
+    (line,) = logged
+    assert (line["event"], line["log_level"]) == ("request_unreadable", "info")
+    assert "8f3a" not in str(line)
+    assert not [record for record in caplog.records if record.name == "aiohttp.server"]
+
+
+def test_any_other_error_of_the_server_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise RuntimeError("a mistake of ours")
+    except RuntimeError as error:
+        listen._Faults(logging.getLogger("aiohttp.server"), {}).exception("Unhandled", exc_info=error)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR and "a mistake of ours" in caplog.text and "Traceback" in caplog.text
+
+
+async def test_a_body_that_breaks_off_is_refused_and_no_error(start: Start) -> None:
+    service = await start()
+    head = b"POST /twilio/voice HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    with capture_logs() as logged:
+        _, writer = await asyncio.open_connection("127.0.0.1", service.listener.port)
+        writer.write(head + b"Content-Length: 100\r\n\r\nCallSid=")
+        await end(writer)
+        async with asyncio.timeout(PATIENCE_S):
+            while not logged:
+                await asyncio.sleep(0)
+    assert [(line["event"], line["status"]) for line in logged] == [("request_refused", 400)]
 
 
 async def test_one_request_per_connection(start: Start) -> None:
