@@ -21,6 +21,7 @@ from bridge.errors import UsageError
 _PCM, _FLOAT, _ALAW, _MULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 _HEADER: Final = struct.Struct("<4sI4s4sIHHIIHH4sI")
 _LARGEST: Final = 0xFFFFFFFF
+_UNTOLD: Final = 0x7FFFF000  # what SoX writes as the size into a pipe; FFmpeg writes _LARGEST
 FLUSHED_MS: Final = 500  # audio that a killed writer may lose
 
 
@@ -31,6 +32,22 @@ def read_wav(path: Path | str, rate_hz: int | None = None) -> tuple[NDArray[np.i
     PCM of 8, 16, 24 and 32 bits, floats, mu-law and A-law. A file cut short, or whose writer never filled in the
     sizes, is read to its end. Raises UsageError for anything else, OSError if the file cannot be read.
     """
+    return _samples(*_sound(path)[:2], path, rate_hz)
+
+
+def read_whole_wav(path: Path | str, rate_hz: int | None = None) -> tuple[NDArray[np.int16], int]:
+    """The same for a file somebody prepared: UsageError as well for one that is empty or was cut short."""
+    data, layout, missing = _sound(path)
+    if missing:
+        raise UsageError(f"{path} is cut short: {missing} bytes fewer than its header says")
+    samples, rate = _samples(data, layout, path, rate_hz)
+    if not len(samples):
+        raise UsageError(f"{path} has no sound in it")
+    return samples, rate
+
+
+def _sound(path: Path | str) -> tuple[memoryview, tuple[int, int, int, int], int]:
+    """The bytes of sound, their layout, and how many more the header promises."""
     content = memoryview(Path(path).read_bytes())
     if len(content) < 12 or bytes(content[:4]) != b"RIFF" or bytes(content[8:12]) != b"WAVE":
         raise UsageError(f"{path} is not a WAV file")
@@ -44,9 +61,10 @@ def read_wav(path: Path | str, rate_hz: int | None = None) -> tuple[NDArray[np.i
         if name == b"data":
             if layout is None:
                 raise UsageError(f"{path} has sound before its format")
-            if size == 0:  # of a writer that never came back to fill it in
-                size = len(content) - at
-            return _samples(content[at : at + size], layout, path, rate_hz)
+            there = len(content) - at
+            if size == 0 or size >= _UNTOLD:  # of a writer that never came back to fill it in
+                size = there
+            return content[at : at + size], layout, max(0, size - there)
         at += size + size % 2
     raise UsageError(f"{path} has no sound in it")
 
