@@ -5,6 +5,7 @@ A folder that takes no more files costs journals, never calls.
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import structlog
@@ -22,6 +23,7 @@ class Journals:
     def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            tempfile.NamedTemporaryFile(dir=folder).close()  # a folder that is there need not take files
         except OSError as error:
             raise ConfigError([f"--journal {folder}: {error.strerror}. Name a folder that can be written"]) from None
         self._folder = folder

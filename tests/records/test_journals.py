@@ -86,6 +86,17 @@ def test_a_folder_that_cannot_be_made_is_a_mistake_of_the_configuration(tmp_path
         Journals(tmp_path / "file")
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no folder is known that takes no files from anybody")
+def test_a_folder_that_takes_no_files_is_a_mistake_of_the_configuration() -> None:
+    with pytest.raises(ConfigError, match=r"/proc/self: .* Name a folder that can be written"):
+        Journals(Path("/proc/self"))
+
+
+def test_trying_the_folder_leaves_nothing_in_it(tmp_path: Path) -> None:
+    Journals(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_call_without_a_journal_goes_on(tmp_path: Path) -> None:
     journals = Journals(tmp_path / "journals")
     plan, _ = Directory(load({})).plan(IncomingCall(CAPABILITIES, "CA1", "AC1", "", ""))
