@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import yaml
@@ -165,8 +165,13 @@ def _profile(
     profile = Profile(**values)
     if not profile.url:
         mistakes.append(f"{where}.url: missing; write where the service listens, wss://...")
-    elif urlsplit(profile.url).scheme not in ("ws", "wss"):
+    elif not profile.url.startswith(("ws://", "wss://")):
         mistakes.append(f"{where}.url: found {profile.url!r}; it must begin with wss:// (ws:// on this machine)")
+    else:
+        try:
+            split_address(profile.url)
+        except UsageError as error:
+            mistakes.append(f"{where}.url: {error}")
     if profile.auth == "header" and not profile.auth_name:
         mistakes.append(f"{where}.auth_name: missing; auth: header needs the header's name")
     return profile if len(mistakes) == before else None
@@ -235,7 +240,10 @@ def _address(given: str, profile: Profile, *, allow_plain: bool) -> str:
     url = given or profile.url
     if "{" in url:
         raise UsageError(f"profile {profile.name} needs an address of yours in place of {profile.url}")
-    parts = urlsplit(url)
+    try:
+        parts = split_address(url)
+    except UsageError as error:
+        raise UsageError(f"profile {profile.name}: {error}") from None
     scheme = {"https": "wss", "http": "ws"}.get(parts.scheme, parts.scheme)
     host = parts.hostname or ""
     shown = f"{scheme}://{host}{parts.path}"
@@ -252,6 +260,18 @@ def _address(given: str, profile: Profile, *, allow_plain: bool) -> str:
         )
     path = parts.path.rstrip("/") or urlsplit(profile.url).path
     return urlunsplit((scheme, parts.netloc, path, parts.query, ""))
+
+
+def split_address(url: str) -> SplitResult:
+    """An address in its parts. Raises UsageError for one whose host or port cannot be read; it shows no key."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        scheme, _, rest = url.partition("?")[0].partition("://")
+        shown = f"{scheme}://{rest.rpartition('@')[2]}"
+        raise UsageError(f"{shown!r} is not an address: {error}. Write wss://host:port/path") from None
+    return parts
 
 
 def is_loopback(host: str) -> bool:

@@ -5,7 +5,7 @@ folder and lists every mistake at once; `plans.Directory` answers which agent ta
 """
 
 from bridge.settings.describing import agent_schema, describe, describe_agent, insecure
-from bridge.settings.loading import agent_document, config_folder, load, sample
+from bridge.settings.loading import agent_document, config_folder, load, profiles_in, sample, variable
 from bridge.settings.plans import Directory, IncomingCall
 from bridge.settings.service import Settings
 
@@ -20,5 +20,7 @@ __all__ = [
     "describe_agent",
     "insecure",
     "load",
+    "profiles_in",
     "sample",
+    "variable",
 ]

@@ -7,6 +7,7 @@ by the packaged sample.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,7 +49,7 @@ def load(
         env = os.environ
         dotenv = dotenv or Path(".env")
     wrong: list[str] = []
-    from_dotenv = _dotenv(dotenv) if dotenv else {}
+    from_dotenv = _ours(_dotenv(dotenv, wrong)) if dotenv else {}
     variables = {**from_dotenv, **_ours(env)}
     folder = _config_folder(config, variables, wrong)
 
@@ -57,16 +58,16 @@ def load(
         _from_variables(_ours(env), "the environment", ENV_PREFIX, wrong),
         _from_variables(from_dotenv, str(dotenv), ENV_PREFIX, wrong),
         _from_variables(_secret_files(variables.get("BRIDGE_SECRETS", ""), wrong), "the secrets folder", "", wrong),
-        _from_yaml(folder / "bridge.yaml", wrong),
+        _from_yaml(folder / "bridge.yaml", wrong) if folder else _Layer("bridge.yaml", {}),
     ]
     merged, places = _merge(layers)
-    merged["config"] = folder
+    merged["config"] = folder or Path()
     settings = _checked(merged, places, wrong)
     secrets = settings.all_secrets() if settings else _strings_at_secret_fields(merged)
 
-    agents = _agents(folder / "agents", secrets, wrong)
-    numbers = _numbers(folder / "numbers.yaml", agents, wrong)
-    known = _profiles(folder / "profiles.yaml", wrong)
+    agents = _agents(folder / "agents", secrets, wrong) if folder else {}
+    numbers = _numbers(folder / "numbers.yaml", agents, wrong) if folder else {}
+    known = _profiles(folder / "profiles.yaml", wrong) if folder else {}
     if settings is None or wrong:
         if settings is not None:
             _check_agents_exist(settings, agents, wrong)
@@ -86,10 +87,41 @@ def load(
 def config_folder(config: Path | None = None) -> Path:
     """The folder `load` would read, from `config`, BRIDGE_CONFIG, `config` here, or the sample. Raises ConfigError."""
     wrong: list[str] = []
-    folder = _config_folder(config, {**_dotenv(Path(".env")), **_ours(os.environ)}, wrong)
-    if wrong:
+    folder = _config_folder(config, _ours(_dotenv(Path(".env"), wrong)) | _ours(os.environ), wrong)
+    if wrong or folder is None:
         raise ConfigError(wrong)
     return folder
+
+
+def variable(name: str, *, config: Path | None = None) -> str:
+    """One variable, found where `load` would find it: the environment, `.env`, the secrets folder, `bridge.yaml`.
+
+    It need not be a setting: any program's key will do. Empty where it is nowhere; raises ConfigError for a source
+    that cannot be read.
+    """
+    wrong: list[str] = []
+    env, dotenv = dict(os.environ), _dotenv(Path(".env"), wrong)
+    ours = _ours(dotenv) | _ours(env)
+    own = name.upper().removeprefix(ENV_PREFIX)
+    secrets = _secret_files(ours.get("BRIDGE_SECRETS", ""), wrong)
+    folder = _config_folder(config, ours, wrong)
+    in_yaml: Any = _from_yaml(folder / "bridge.yaml", wrong).values if folder else {}
+    if wrong:
+        raise ConfigError(wrong)
+    for key in own.lower().split("__"):
+        in_yaml = in_yaml.get(key) if isinstance(in_yaml, dict) else None
+    layers = [{key.upper(): value for key, value in layer.items()} for layer in (env, dotenv)]
+    found = [layer.get(name.upper()) for layer in layers] + [secrets.get(ENV_PREFIX + own), in_yaml]
+    return next((value for value in found if value and isinstance(value, str)), "")
+
+
+def profiles_in(folder: Path) -> dict[str, profiles.Profile]:
+    """The model services known with this configuration folder. Raises ConfigError."""
+    wrong: list[str] = []
+    known = _profiles(folder / "profiles.yaml", wrong)
+    if wrong:
+        raise ConfigError(wrong)
+    return known
 
 
 def agent_document(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
@@ -103,7 +135,7 @@ def agent_document(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
         near = mistakes.nearest(name, known) or f"; there are {', '.join(known) or 'none'}"
         raise ConfigError([f"{file}: there is no agent {name!r}{near}"])
     wrong: list[str] = []
-    document = _read_yaml(file, yaml.SafeLoader, wrong)
+    document = _parsed(_text(file, wrong) or "", file, yaml.SafeLoader, wrong)
     if wrong:
         raise ConfigError(wrong)
     clips = document.get("clips")
@@ -138,37 +170,53 @@ def _ours(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.upper().startswith(ENV_PREFIX)}
 
 
-def _dotenv(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    return _ours({name: value for name, value in dotenv_values(path).items() if value is not None})
+def _dotenv(path: Path, wrong: list[str]) -> dict[str, str]:
+    text = "" if os.path.isdir(path) else _text_if_there(path, wrong)  # a folder .env is somebody's virtualenv
+    return {name: value for name, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None}
 
 
 def _secret_files(folder: str, wrong: list[str]) -> dict[str, str]:
     """One file per secret; the name is the variable's, with or without the prefix."""
     if not folder:
         return {}
-    path = Path(folder)
-    if not path.is_dir():
-        wrong.append(f"BRIDGE_SECRETS = {folder!r}: there is no such folder. Create it, or unset the variable")
-        return {}
     found: dict[str, str] = {}
-    for file in sorted(path.iterdir()):
-        if file.is_file() and not file.name.startswith("."):
-            name = file.name.upper().removeprefix(ENV_PREFIX)
-            found[ENV_PREFIX + name] = file.read_text("utf-8").strip()
+    try:
+        files = sorted(file for file in Path(folder).iterdir() if not file.name.startswith("."))
+    except FileNotFoundError:
+        wrong.append(f"BRIDGE_SECRETS = {folder!r}: there is no such folder. Create it, or unset the variable")
+        return found
+    except OSError as error:
+        wrong.append(
+            f"BRIDGE_SECRETS = {folder!r}: cannot be read: {error.strerror}. Name a folder this user may read, or unset"
+            " the variable"
+        )
+        return found
+    for file in files:
+        if os.path.exists(file) and not os.path.isfile(file):
+            continue  # a folder, a socket
+        text = _text(file, wrong)
+        if text is not None:
+            found[ENV_PREFIX + file.name.upper().removeprefix(ENV_PREFIX)] = text.strip()
     return found
 
 
-def _config_folder(config: Path | None, variables: Mapping[str, str], wrong: list[str]) -> Path:
+def _config_folder(config: Path | None, variables: Mapping[str, str], wrong: list[str]) -> Path | None:
+    """None for one that cannot be used."""
     named = config or (Path(variables["BRIDGE_CONFIG"]) if variables.get("BRIDGE_CONFIG") else None)
-    if named is not None:
-        if not named.is_dir():
-            wrong.append(
-                f"BRIDGE_CONFIG = {str(named)!r}: there is no such folder. Create it, or leave it unset for the sample"
-            )
-        return named
-    return Path("config") if Path("config").is_dir() else sample()
+    folder = named or (Path("config") if os.path.isdir("config") else sample())
+    try:
+        os.stat(f"{folder}/.")  # fails too where the files in it cannot be reached
+    except (FileNotFoundError, NotADirectoryError):
+        wrong.append(
+            f"BRIDGE_CONFIG = {str(named)!r}: there is no such folder. Create it, or leave it unset for the sample"
+        )
+        return None
+    except OSError as error:
+        wrong.append(
+            f"{folder}: cannot be read: {error.strerror}. Let this user read it, or name another with BRIDGE_CONFIG"
+        )
+        return None
+    return folder
 
 
 def sample() -> Path:
@@ -221,7 +269,7 @@ def _below_a_mapping(variable: str, known: Mapping[str, bool]) -> bool:
 
 
 def _from_yaml(path: Path, wrong: list[str]) -> _Layer:
-    document = _read_yaml(path, yaml.SafeLoader, wrong) if path.is_file() else {}
+    document = _parsed(_text_if_there(path, wrong), path, yaml.SafeLoader, wrong)
     if "config" in document or "secrets" in document:
         wrong.append(
             f"{path}: config and secrets say where to look, so only the environment can hold them. Delete them here"
@@ -284,7 +332,14 @@ def _secret_items(values: Mapping[str, Any], model: type[BaseModel], path: str =
 
 def _agents(folder: Path, secrets: Iterable[str], wrong: list[str]) -> dict[str, AgentFile | None]:
     """By name; None for a file that is there and does not hold."""
-    files = sorted(folder.glob("*.yaml")) if folder.is_dir() else []
+    files = []
+    try:
+        files = sorted(file for file in folder.iterdir() if file.name.endswith(".yaml"))
+    except FileNotFoundError:
+        pass  # told as one without files
+    except OSError as error:
+        wrong.append(f"{folder}: cannot be read: {error.strerror}. Make it a folder this user may read")
+        return {}
     if not files:
         wrong.append(f"{folder}: there is no agent. Write one as {folder / 'front-desk.yaml'}")
     found: dict[str, AgentFile | None] = {}
@@ -293,8 +348,9 @@ def _agents(folder: Path, secrets: Iterable[str], wrong: list[str]) -> dict[str,
         if not NAME.fullmatch(file.stem):
             wrong.append(f"{file}: the name must be lower-case letters, digits, - and _. Rename the file")
         before = len(wrong)
-        wrong += mistakes.planted_keys(_text(file, wrong), source=str(file), secrets=tuple(secrets))
-        document = _read_yaml(file, yaml.SafeLoader, wrong)
+        text = _text(file, wrong) or ""
+        wrong += mistakes.planted_keys(text, source=str(file), secrets=tuple(secrets))
+        document = _parsed(text, file, yaml.SafeLoader, wrong)
         if len(wrong) > before:
             continue
         try:
@@ -318,14 +374,12 @@ def _silent_clips(file: Path, agent: AgentFile) -> Iterator[str]:
 def _numbers(path: Path, agents: Mapping[str, Any], wrong: list[str]) -> dict[str, str]:
     """Number or pattern -> agent. Read as text: YAML takes a bare +15550100 for an integer and drops the plus."""
     found: dict[str, str] = {}
-    if not path.is_file():
-        return found
-    for number, agent in _read_yaml(path, yaml.BaseLoader, wrong).items():
+    for number, agent in _parsed(_text_if_there(path, wrong), path, yaml.BaseLoader, wrong).items():
         if not number or not _NUMBER.fullmatch(number):
             wrong.append(
                 f"{path}: {number!r}: not a number or a pattern. Write digits with a + in front, and one * at most"
             )
-        elif not isinstance(agent, str) or agent not in agents:
+        elif not isinstance(agent, str) or (agents and agent not in agents):
             near = mistakes.nearest(str(agent), agents) or f"; there are {', '.join(agents) or 'none'}"
             wrong.append(f"{path}: {number}: there is no agent {agent!r}{near}")
         else:
@@ -334,10 +388,8 @@ def _numbers(path: Path, agents: Mapping[str, Any], wrong: list[str]) -> dict[st
 
 
 def _profiles(path: Path, wrong: list[str]) -> dict[str, profiles.Profile]:
-    if not path.is_file():
-        return dict(profiles.builtin())
     try:
-        return profiles.load_profiles(_text(path, wrong), source=str(path))
+        return profiles.load_profiles(_text_if_there(path, wrong), source=str(path))
     except ConfigError as error:
         wrong += error.mistakes
         return dict(profiles.builtin())
@@ -349,21 +401,36 @@ def _check_agents_exist(settings: Settings, agents: Mapping[str, Any], wrong: li
         wrong.append(f"default_agent = {settings.default_agent!r}: there is no such agent{near}")
 
 
-def _text(path: Path, wrong: list[str]) -> str:
+def _text(path: Path, wrong: list[str]) -> str | None:
+    """None where it cannot be read. What it holds is not quoted: it may be a secret."""
     try:
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        wrong.append(f"{path}: cannot be read as UTF-8 text: {error}")
-        return ""
+    except OSError as error:
+        wrong.append(f"{path}: cannot be read: {error.strerror}. Make it a file this user may read")
+    except UnicodeDecodeError as error:
+        wrong.append(f"{path}: cannot be read as UTF-8 text from byte {error.start + 1} on. Save it as UTF-8")
+    return None
 
 
-def _read_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader], wrong: list[str]) -> dict[str, Any]:
+def _text_if_there(path: Path, wrong: list[str]) -> str:
     try:
-        node = yaml.compose(_text(path, wrong), Loader=loader)
+        path.stat()
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        pass  # told by reading it
+    return _text(path, wrong) or ""
+
+
+def _parsed(
+    text: str, path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader], wrong: list[str]
+) -> dict[str, Any]:
+    try:
+        node = yaml.compose(text, Loader=loader)
         if node is None:
             return {}
         wrong += [f"{path}, line {line}: {key} is written twice. Keep one" for key, line in _repeated(node)]
-        document = yaml.load(_text(path, wrong), Loader=loader)
+        document = yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         # Not the error's own text: it quotes the file, which may hold a secret.
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)

@@ -96,13 +96,14 @@ def _check_service(settings: Settings, name: str) -> Iterator[str]:
         near = nearest(service.profile, settings.profiles) or f"; there are {', '.join(settings.profiles)}"
         yield f"{where}.profile = {service.profile!r}: there is no such profile{near}"
         return
-    at_home = is_loopback(urlsplit(service.url).hostname or "") if service.url else False
-    if profile.needs_key and not service.api_key.get_secret_value() and not at_home:
-        yield f"{where}.api_key: missing; profile {profile.name} refuses who brings no key. Set {variable}__API_KEY"
+    at_home = False
     try:
-        Target(profile=profile, url=service.url, allow_plain=settings.allow_plain)
+        reached = Target(profile=profile, url=service.url, allow_plain=settings.allow_plain)
+        at_home = bool(service.url) and is_loopback(urlsplit(reached.url).hostname or "")
     except UsageError as error:
         yield f"{where}.url: {error}. Set {variable}__URL"
+    if profile.needs_key and not service.api_key.get_secret_value() and not at_home:
+        yield f"{where}.api_key: missing; profile {profile.name} refuses who brings no key. Set {variable}__API_KEY"
 
 
 def _check_audio(settings: Settings, agent_name: str, agent: AgentFile) -> Iterator[str]:

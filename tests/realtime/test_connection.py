@@ -414,6 +414,11 @@ def test_an_unknown_profile_is_named_with_those_that_exist() -> None:
         connect(profile="opneai")
 
 
+def test_an_address_that_cannot_be_read_is_named_without_its_query() -> None:
+    with pytest.raises(UsageError, match="'ws://127.0.0.1:99999/x' is not an address: Port out of range"):
+        connect(url="ws://127.0.0.1:99999/x?key=k")
+
+
 def test_plain_text_to_another_machine_needs_an_explicit_word() -> None:
     with pytest.raises(UsageError, match="unencrypted"):
         connect(url="ws://192.0.2.1/v1/realtime", api_key=KEY)

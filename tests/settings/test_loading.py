@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,6 +141,103 @@ def test_bytes_that_are_no_text_are_named(folder: Folder) -> None:
     assert any("cannot be read as UTF-8" in line for line in folder.mistakes())
 
 
+def test_a_file_that_cannot_be_read_is_named_once(folder: Folder) -> None:
+    folder.write("numbers.yaml", '"+1555*": front-desk\n')
+    (folder.path / "agents/front-desk.yaml").write_bytes(b"\xff")
+    (folder.path / "agents/a-folder.yaml").mkdir()
+    (folder.path / "agents/a-link.yaml").symlink_to("nowhere")
+    (folder.path / "bridge.yaml").mkdir()
+    (folder.path / "profiles.yaml").mkdir()
+    assert sorted(folder.mistakes()) == [
+        "agents/a-folder.yaml: cannot be read: Is a directory. Make it a file this user may read",
+        "agents/a-link.yaml: cannot be read: No such file or directory. Make it a file this user may read",
+        "agents/front-desk.yaml: cannot be read as UTF-8 text from byte 1 on. Save it as UTF-8",
+        "bridge.yaml: cannot be read: Is a directory. Make it a file this user may read",
+        "profiles.yaml: cannot be read: Is a directory. Make it a file this user may read",
+    ]
+
+
+def test_agents_that_cannot_be_listed_are_not_told_as_missing(folder: Folder) -> None:
+    folder.write("numbers.yaml", '"+1555*": front-desk\n')
+    (folder.path / "agents").rename(folder.path / "elsewhere")
+    folder.write("agents", "")
+    assert folder.mistakes() == ("agents: cannot be read: Not a directory. Make it a folder this user may read",)
+
+
+def test_a_dotenv_that_is_no_text_is_named_and_one_that_is_a_folder_is_somebody_elses(
+    folder: Folder, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_bytes(b"BRIDGE_PORT=\xff\n")
+    (said,) = folder.mistakes(dotenv=tmp_path / ".env")
+    assert said.endswith(".env: cannot be read as UTF-8 text from byte 13 on. Save it as UTF-8")
+    (tmp_path / "folder" / ".env").mkdir(parents=True)
+    assert folder.load(dotenv=tmp_path / "folder" / ".env").port == 8080
+
+
+def test_a_secret_that_cannot_be_read_is_named_and_not_shown(folder: Folder, tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets"
+    (secrets / "a-folder").mkdir(parents=True)
+    (secrets / "twilio__auth_token").write_bytes(b"hunter2\xff")
+    (secrets / "realtime__api_key").symlink_to("nowhere")
+    said = folder.mistakes({"BRIDGE_SECRETS": str(secrets)})
+    assert [line.removeprefix(f"{secrets}/") for line in said] == [
+        "realtime__api_key: cannot be read: No such file or directory. Make it a file this user may read",
+        "twilio__auth_token: cannot be read as UTF-8 text from byte 8 on. Save it as UTF-8",
+    ]
+    (said_of_file,) = folder.mistakes({"BRIDGE_SECRETS": str(secrets / "twilio__auth_token")})
+    assert "cannot be read: Not a directory. Name a folder this user may read" in said_of_file
+
+
+def test_a_folder_that_lets_nobody_in_is_one_mistake(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    locked = (str(folder.path), str(tmp_path / "secrets"))
+
+    def guarded(of: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if str(path).startswith(locked) and str(path) != locked[0]:
+                raise PermissionError(13, "Permission denied", str(path))
+            return of(path, *args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "stat", guarded(os.stat))
+    monkeypatch.setattr(os, "listdir", guarded(os.listdir))
+    monkeypatch.setattr(os, "scandir", guarded(os.scandir))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        settings.load({"BRIDGE_SECRETS": locked[1]}, config=folder.path)
+    assert caught.value.mistakes == (
+        f"{locked[0]}: cannot be read: Permission denied. Let this user read it, or name another with BRIDGE_CONFIG",
+        f"BRIDGE_SECRETS = {locked[1]!r}: cannot be read: Permission denied. Name a folder this user may read, or unset"
+        " the variable",
+    )
+
+
+@pytest.mark.parametrize("name", ["BRIDGE_REALTIME__API_KEY", "bridge_realtime__api_key", "SOMEBODYS_KEY"])
+def test_a_variable_is_found_where_the_settings_are_the_nearest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings.variable(name) == ""
+    (tmp_path / "config").mkdir()
+    if name.upper().startswith("BRIDGE_"):
+        (tmp_path / "config" / "bridge.yaml").write_text("realtime: {api_key: in-yaml}\n")
+        assert settings.variable(name) == "in-yaml"
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / name.lower()).write_text("in-secrets\n")
+    (tmp_path / ".env").write_text("BRIDGE_SECRETS=secrets\n")
+    assert settings.variable(name) == "in-secrets"
+    (tmp_path / ".env").write_text(f"BRIDGE_SECRETS=secrets\n{name.upper()}=in-dotenv\n")
+    assert settings.variable(name) == "in-dotenv"
+    monkeypatch.setenv(name, "in-environment")
+    assert settings.variable(name) == "in-environment"
+    (tmp_path / ".env").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        settings.variable(name)
+
+
 def test_a_folder_without_agents_and_a_default_agent_that_is_none_are_named(folder: Folder) -> None:
     assert any("there is no such agent" in line for line in folder.mistakes({"BRIDGE_DEFAULT_AGENT": "front-dsk"}))
     (folder.path / "agents/front-desk.yaml").unlink()
@@ -161,6 +260,13 @@ def test_a_table_in_one_variable_must_be_json(folder: Folder) -> None:
 def test_a_public_url_is_an_address_and_nothing_more(folder: Folder, url: str) -> None:
     (said,) = folder.mistakes({"BRIDGE_PUBLIC_URL": url})
     assert "BRIDGE_PUBLIC_URL: public_url" in said
+
+
+def test_a_services_address_that_cannot_be_read_is_named(folder: Folder) -> None:
+    for url in ("wss://a.test:99999/x", "wss://[a/x"):
+        said = folder.mistakes({"BRIDGE_REALTIME__URL": url, "BRIDGE_REALTIME__API_KEY": "k"})
+        assert [line.partition(":")[0] for line in said] == ["realtime.url"]
+        assert f"{url!r} is not an address" in said[0] and "Set BRIDGE_REALTIME__URL" in said[0]
 
 
 def test_a_public_url_loses_its_last_slash(folder: Folder) -> None:
