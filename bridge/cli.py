@@ -24,8 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-complaints = Console(stderr=True)
+console = Console(emoji=False)  # :-1: is a port
+complaints = Console(stderr=True, emoji=False)
 
 T = TypeVar("T")
 ConfigOption = Annotated[
@@ -207,7 +207,11 @@ def probe(
     profile: Annotated[str, typer.Option(help="The profile to speak to this address with.")] = "",
     model: Annotated[str, typer.Option(help="The model to ask for.")] = "",
     key_from: Annotated[
-        str, typer.Option("--key-from", help="The environment variable that holds the key; a key is never an argument.")
+        str,
+        typer.Option(
+            "--key-from",
+            help="The variable (environment, .env, secrets folder) that holds the key; a key is never an argument.",
+        ),
     ] = "BRIDGE_REALTIME__API_KEY",
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
     plain: Annotated[bool, typer.Option("--allow-plain", help="Allow ws:// to another machine.")] = False,
@@ -217,10 +221,11 @@ def probe(
 
     from bridge.rehearsal import findings
     from bridge.rehearsal.probe import probe as examine
-    from bridge.rehearsal.probe import profiles_of, target_of
+    from bridge.rehearsal.probe import target_of
+    from bridge.settings import config_folder, profiles_in, variable
 
-    known = profiles_of(config or Path(os.environ.get("BRIDGE_CONFIG", "config")))
-    target = target_of(where, known, profile=profile, model=model, key=os.environ.get(key_from, ""), plain=plain)
+    known, key = profiles_in(config_folder(config)), variable(key_from, config=config)
+    target = target_of(where, known, profile=profile, model=model, key=key, plain=plain)
     if as_json:
         report = run(examine(target))
         print(msgspec.json.format(msgspec.json.encode(report.as_data()), indent=1).decode())  # noqa: T201  (data)

@@ -4,7 +4,7 @@
     ├── ConfigError                  ours: the settings do not hold; lists every mistake with its remedy
     ├── UsageError                   ours: a public entry was given what it cannot handle
     └── PeerError                    theirs: somebody else's service said no, or said something strange
-        ├── RealtimeError            the model service (code, message, param, request_id)
+        ├── RealtimeError            the model service (code, message, param, request_id, status)
         └── CarrierError             the carrier's REST interface (status, code, message)
 
 What a peer sends over a socket during a call is never an exception of ours: it becomes a note and a count.
@@ -41,16 +41,23 @@ class RealtimeError(PeerError):
     """An error envelope of the model service, or a connection to it that could not be made.
 
     `code` is the service's stable identifier ("unknown" where it gave none), `param` the field it complains of,
-    `request_id` what its support will ask for.
+    `request_id` what its support will ask for, `status` HTTP's where the opening handshake was refused (0 elsewhere).
     """
 
     def __init__(
-        self, message: str, *, code: str = "unknown", param: str | None = None, request_id: str | None = None
+        self,
+        message: str,
+        *,
+        code: str = "unknown",
+        param: str | None = None,
+        request_id: str | None = None,
+        status: int = 0,
     ) -> None:
         self.code = code
         self.message = message
         self.param = param
         self.request_id = request_id
+        self.status = status
         super().__init__(f"{code}: {message}")
 
 

@@ -380,4 +380,10 @@ def _refusal(refusal: InvalidStatus, target: Target) -> RealtimeError:
         code = code if said_code == "unknown" else said_code
         message = f"{message}: {said}"
         request_id = request_id or said_id
-    return RealtimeError(_redact(message, target), code=code, param=param or None, request_id=request_id or None)
+    return RealtimeError(
+        _redact(message, target),
+        code=code,
+        param=param or None,
+        request_id=request_id or None,
+        status=response.status_code,
+    )

@@ -13,7 +13,7 @@ import msgspec
 
 from bridge.errors import RealtimeError
 from bridge.realtime.connection import RealtimeConnection
-from bridge.realtime.dialect import GA_NAMES, Dialect
+from bridge.realtime.dialect import GA_NAMES, Dialect, code_of_status
 from bridge.realtime.envelope import read_error
 from bridge.realtime.session import read_format
 from bridge.realtime.wire import table
@@ -23,6 +23,27 @@ GREETING_S: Final = 15.0  # some servers load their model first
 STEP_S: Final = 5.0
 ANSWER_S: Final = 20.0
 RATE_HZ: Final = 24_000
+
+_KEY: Final = (
+    "It does not take the key, or was given none: set BRIDGE_REALTIME__API_KEY, or name another variable with "
+    "--key-from."
+)
+_MODEL: Final = "It knows no such path, or no such model: check the address and --model."
+_REMEDIES: Final[dict[str, str]] = {  # by the code of the refusal
+    "invalid_api_key": _KEY,
+    "incorrect_api_key": _KEY,
+    "insufficient_quota": "The account has no credit left: add some, or use the key of another.",
+    "forbidden": "It refuses this key or this place: see what the account's project and region allow.",
+    "not_found": _MODEL,
+    "model_not_found": _MODEL,
+    "rate_limit_exceeded": "It takes no more sessions at present: try again later, or raise the account's limit.",
+    "redirect_refused": "It sends us elsewhere, where the key does not follow: give the address it sends to.",
+    "http_5xx": "It answers, and is out of order: try again later, or ask those who run it.",
+    "refused": "It answers, and refuses: check the address, --profile and --model.",
+    "tls_failed": "It cannot be spoken to in confidence: mend its certificate, or check scheme and port.",
+    "connection_failed": "No realtime server answers there: start it, or check the address.",
+    "connection_timeout": "Nobody answers there: start the server, or check the address and the firewall.",
+}
 
 Event = dict[str, Any]
 Wanted = Callable[[Event], bool]
@@ -131,6 +152,9 @@ class Session:
         if greeting is None or greeting[1]["type"] == "error":
             why = self._why(greeting) or f"nothing came within {GREETING_S:.0f} s"
             meaning = "The server opens no session: a call waits for it in vain, then apologises and ends."
+            code = read_error(greeting[1])[0] if greeting is not None else self.over.code if self.over else ""
+            if code in _REMEDIES:
+                meaning = f"{_REMEDIES[code]} {meaning}"
             self.found("session.created", "no", why, weight="must", missing=meaning)
             return False
         at, event = greeting
@@ -202,6 +226,11 @@ class Session:
 
     def _why(self, answer: tuple[float, Event] | None) -> str:
         return why_of(answer[1]) if answer is not None else str(self.over or "")
+
+
+def remedy(code: str, status: int) -> str:
+    """What to do where the connection was refused: by the code, or HTTP's status where the service has its own."""
+    return _REMEDIES.get(code) or _REMEDIES[code_of_status(status)]
 
 
 def of(*types: str) -> Wanted:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 State = Literal["yes", "no", "unclear"]
 Weight = Literal["must", "should", "may"]
@@ -88,7 +89,7 @@ def show(report: Report, console: Console) -> None:
     for column in ("capability", "", "found"):
         capabilities.add_column(column)
     for finding in report.findings:
-        capabilities.add_row(finding.name, f"[{_STYLES[finding.state]}]{finding.state}[/]", finding.detail)
+        capabilities.add_row(finding.name, f"[{_STYLES[finding.state]}]{finding.state}[/]", Text(finding.detail))
     console.print(capabilities)
     if report.events:
         names = ", ".join(f"{name} ({count})" for name, count in sorted(report.events.items()))

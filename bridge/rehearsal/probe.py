@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -22,11 +21,11 @@ from bridge.audio.g711 import decode_mulaw
 from bridge.audio.resample import convert
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime.connection import RealtimeConnection, connect
-from bridge.realtime.profiles import Profile, Target, is_loopback, load_profiles
+from bridge.realtime.profiles import Profile, Target, is_loopback, split_address
 from bridge.realtime.session import read_format
 from bridge.realtime.wire import rows, table
 from bridge.rehearsal import examination
-from bridge.rehearsal.examination import RATE_HZ, Event, Session, of, sounds, why_of
+from bridge.rehearsal.examination import RATE_HZ, Event, Session, of, remedy, sounds, why_of
 from bridge.rehearsal.findings import Finding, Report, State
 from bridge.sim import voices
 
@@ -50,25 +49,21 @@ def target_of(
     Without one the address's host decides, else the server is spoken to like OpenAI. Raises UsageError for what is
     neither.
     """
+    if profile and profile not in profiles:
+        raise UsageError(f"there is no profile {profile!r}; there are {', '.join(profiles)}")
     if "://" not in where:
         if where not in profiles:
             raise UsageError(f"{where!r} is neither an address (wss://...) nor a profile: {', '.join(profiles)}")
+        if profile not in ("", where):
+            raise UsageError(f"{where!r} is a profile already: leave --profile {profile} out, or give an address")
         return Target(profiles[where], api_key=key, model=model, allow_plain=plain)
-    if profile and profile not in profiles:
-        raise UsageError(f"there is no profile {profile!r}; there are {', '.join(profiles)}")
-    address = urlsplit(where)
+    address = split_address(where)
     if any(word in name.lower() for name, _ in parse_qsl(address.query) for word in ("key", "token", "secret")):
         raise UsageError("a key in the address is seen by everybody on this machine: put it into the environment")
     hosts = {urlsplit(one.url).hostname: one for one in reversed(list(profiles.values()))}
     known = None if is_loopback(address.hostname or "") else hosts.get(address.hostname)
     stranger = msgspec.structs.replace(profiles["openai"], model="")  # OpenAI's models are OpenAI's
     return Target(profiles[profile] if profile else known or stranger, where, key, model, plain)
-
-
-def profiles_of(folder: Path) -> dict[str, Profile]:
-    """The model services known here: the packaged ones with the operator's. Raises ConfigError."""
-    path = folder / "profiles.yaml"
-    return load_profiles(path.read_text("utf-8") if path.is_file() else "", source=str(path))
 
 
 async def probe(target: Target, progress: Callable[[str], object] = lambda what: None) -> Report:
@@ -78,9 +73,8 @@ async def probe(target: Target, progress: Callable[[str], object] = lambda what:
     try:
         connection = await _connect(target)
     except RealtimeError as error:
-        report.findings.append(
-            Finding("connect", "no", str(error), "must", "Nobody answers there: no call gets beyond the apology.")
-        )
+        meaning = f"{remedy(error.code, error.status)} Until then no call gets beyond the apology."
+        report.findings.append(Finding("connect", "no", str(error), "must", meaning))
         return report
     report.findings.append(Finding("connect", "yes", "", "must"))
     session = Session(connection, target.dialect(), report)

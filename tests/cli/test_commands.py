@@ -17,7 +17,9 @@ import pytest
 from bridge import cli
 from bridge.call import events as ev
 from bridge.call.machine import Call
+from bridge.realtime.profiles import Target
 from bridge.records.journal import Journal
+from bridge.rehearsal import findings, probe
 from bridge.settings import Directory, IncomingCall, load
 from bridge.telephony.twilio import CAPABILITIES
 from bridge.web.service import Service
@@ -73,6 +75,10 @@ def test_what_is_no_journal_is_said_in_a_sentence(run: Run, tmp_path: Path) -> N
         assert code == 1 and file.name in told and "Traceback" not in told
 
 
+def test_what_is_said_is_shown_as_it_is_said(run: Run) -> None:
+    assert run("replay", ":-1:") == (1, ":-1: cannot be read: No such file or directory\n")
+
+
 def test_a_probe_of_nobody_fails_and_says_so(run: Run) -> None:
     code, told = run("probe", "ws://127.0.0.1:9/v1/realtime")
     assert code == 1 and "A call would not work." in told
@@ -81,6 +87,34 @@ def test_a_probe_of_nobody_fails_and_says_so(run: Run) -> None:
 def test_a_probe_takes_no_key_in_an_address(run: Run) -> None:
     code, told = run("probe", "wss://a.example.test/v1/realtime?api_key=sk-secret")
     assert code == 1 and "environment" in told and "sk-secret" not in told
+
+
+def test_a_probe_finds_its_key_where_serve_does(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str] = []
+
+    async def examine(target: Target, progress: object = None) -> findings.Report:
+        keys.append(target.api_key)
+        return findings.Report(target.where, target.profile.name, target.model)
+
+    monkeypatch.setattr(probe, "probe", examine)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "realtime__api_key").write_text("sk-folder\n")
+    (tmp_path / ".env").write_text("BRIDGE_SECRETS=secrets\nMY_KEY=sk-dotenv\n")
+    run("probe", "openai")
+    run("probe", "openai", "--key-from", "MY_KEY")
+    assert keys == ["sk-folder", "sk-dotenv"]
+
+
+def test_a_probe_reads_the_profiles_of_the_configuration_or_says_why_not(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "profiles.yaml").write_text("mine: {like: openai, url: 'wss://[a'}\n")
+    code, told = run("probe", "mine", "--config", tmp_path)
+    assert code == 1 and "mine.url: 'wss://[a' is not an address" in told
+    (tmp_path / "profiles.yaml").write_bytes(b"\xff")
+    code, told = run("probe", "openai", "--config", tmp_path)
+    assert code == 1 and "profiles.yaml: cannot be read as UTF-8" in told
+    code, told = run("probe", "openai", "--config", tmp_path / "nowhere")
+    assert code == 1 and "there is no such folder" in told
 
 
 def test_talk_names_an_agent_it_does_not_know(run: Run) -> None:

@@ -145,11 +145,36 @@ async def test_what_no_call_can_do_without_fails_the_probe(script: dict[str, Any
 async def test_a_wrong_key_is_told_from_a_server_that_is_not_there() -> None:
     report = await examined(api_key="k")
     assert not report.would_work and "Incorrect API key" in report.detail("session.created")
+    assert "set BRIDGE_REALTIME__API_KEY" in next(f.missing for f in report.findings if f.name == "session.created")
 
 
 async def test_a_port_where_nobody_listens() -> None:
     report = await probe.probe(probe.target_of("ws://127.0.0.1:9/v1/realtime", builtin(), plain=False))
     assert states(report) == {"connect": "no"} and not report.would_work
+    assert report.findings[0].missing.startswith("No realtime server answers there: start it, or check the address.")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (401, "", "It does not take the key, or was given none: set BRIDGE_REALTIME__API_KEY"),
+        (401, '{"error": {"code": "who_are_you", "message": "No."}}', "It does not take the key"),
+        (404, "", "check the address and --model"),
+        (429, "", "try again later"),
+        (418, "", "check the address, --profile and --model"),
+        (502, "", "out of order"),
+    ],
+)
+async def test_a_refusal_is_told_with_its_cause_and_what_to_do(status: int, body: str, says: str) -> None:
+    report = await examined({"refuse": {"status": status, "body": body}})
+    assert says in report.findings[0].missing and "obody answers" not in report.findings[0].missing
+
+
+async def test_what_a_server_says_is_shown_as_it_says_it() -> None:
+    body = '{"error": {"message": "[/nonsense] :-1: [red]"}}'
+    page = io.StringIO()
+    findings.show(await examined({"refuse": {"status": 401, "body": body}}), Console(file=page, width=300))
+    assert "[/nonsense] :-1: [red]" in page.getvalue()
 
 
 async def test_the_table_says_what_is_missing_in_words_and_never_the_key() -> None:
@@ -169,11 +194,27 @@ async def test_the_table_says_what_is_missing_in_words_and_never_the_key() -> No
         ("opnai", "neither an address"),
         ("wss://a.test/v1?api_key=k", "seen by everybody"),
         ("ws://a.test", "unencrypted"),
+        ("ws://127.0.0.1:99999/x?a=k", r"^'ws://127\.0\.0\.1:99999/x' is not an address: Port out of range"),
+        ("wss://me:pass@[a/x", r"^'wss://\[a/x' is not an address: .* Write wss://host"),
     ],
 )
 def test_addresses_that_are_not_probed(where: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         probe.target_of(where, builtin(), plain=False)
+
+
+@pytest.mark.parametrize(
+    ("where", "profile", "says"),
+    [
+        ("local", "nosuch", "there is no profile 'nosuch'; there are openai, "),
+        ("ws://127.0.0.1:9/x", "nosuch", "there is no profile 'nosuch'; there are openai, "),
+        ("local", "openai", "'local' is a profile already: leave --profile openai out"),
+    ],
+)
+def test_a_profile_that_cannot_be_spoken_is_refused(where: str, profile: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        probe.target_of(where, builtin(), profile=profile, plain=False)
+    assert probe.target_of("local", builtin(), profile="local", plain=False).profile.name == "local"
 
 
 def test_an_address_is_spoken_to_by_the_profile_of_its_host() -> None:
