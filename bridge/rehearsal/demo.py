@@ -23,6 +23,7 @@ from bridge.call.transcript import Entry
 from bridge.errors import BridgeError, EndReason
 from bridge.live.driver import Driver
 from bridge.rehearsal import telling
+from bridge.rehearsal.keeping import can_fill
 from bridge.rehearsal.telling import Result
 from bridge.rehearsal.watch import Cut, Watch
 from bridge.settings import load, sample
@@ -63,7 +64,8 @@ CLIPS: Final = (
 
 
 async def demo(folder: Path, console: Console) -> int:
-    """Make the call, show it, write it down. The exit code."""
+    """Make the call, show it, write it down. The exit code. Raises UsageError where it could not be written down."""
+    can_fill(folder, "--out")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     try:
         async with asyncio.timeout(LIMIT_S):

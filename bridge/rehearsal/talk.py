@@ -31,6 +31,7 @@ from bridge.realtime import RealtimeClient
 from bridge.realtime.conversation import Item
 from bridge.realtime.profiles import Target
 from bridge.realtime.session import from_plan
+from bridge.rehearsal.keeping import can_write
 from bridge.settings import Directory, IncomingCall, Settings
 from bridge.settings.mistakes import nearest
 from bridge.settings.services import common_rates, runs_here, services_of
@@ -38,7 +39,10 @@ from bridge.telephony.twilio import CAPABILITIES
 from bridge.tools.toolbox import CallInfo, Toolbox
 
 ANSWER_S: Final = 60.0  # the longest an answer may take before it is given up
+UNANSWERED_S: Final = 15.0  # no answer to a file began so long after its end, though the caller was heard
+UNHEARD_S: Final = 8.0  # nothing at all came of a file so long after its end: there is nothing to understand in it
 _PIECE_MS: Final = 100
+_TOLD_EVERY_S: Final = 10  # how far a file has been played
 _SETTLED_S: Final = 1.0  # nothing new for so long after the last answer to a file: there is no more
 _QUIT: Final = frozenset({"/quit", "/exit", "/q"})
 
@@ -69,6 +73,7 @@ class Talk:
         self._owed = False  # an answer was asked for and has not begun
         self._caller_speaks = False
         self.answers = 0
+        self.heard = False  # the service has heard the caller, or begun an answer
         self.quiet = asyncio.Event()  # the agent has said all it had to say
         self.quiet.set()
 
@@ -135,6 +140,7 @@ class Talk:
 
     def _begun(self) -> None:
         self._owed = False
+        self.heard = True
         self._active += 1
         self.quiet.clear()
 
@@ -160,6 +166,7 @@ class Talk:
 
     def _caller(self, *, speaks: bool) -> None:
         self._caller_speaks = speaks
+        self.heard = True
         self._asked()  # what is said wants an answer
 
     def _complaint(self, error: RealtimeError) -> None:
@@ -248,6 +255,7 @@ class Talk:
         False where no answer came. Until the answer is there the line carries silence, as a telephone's does: services
         count audio, not time.
         """
+        self._progress(f"Playing {self._seconds(len(pcm16)):.1f} s ...")
         loop = asyncio.get_running_loop()
         piece_bytes = self.rate_hz * 2 * _PIECE_MS // 1000
         due = loop.time()
@@ -259,17 +267,34 @@ class Talk:
             due += _PIECE_MS / 1000
             await asyncio.sleep(max(0.0, due - loop.time()))
             if at < len(pcm16):
+                if at % (_TOLD_EVERY_S * self.rate_hz * 2) == 0:
+                    self._progress(f"{self._seconds(at):.0f} of {self._seconds(len(pcm16)):.0f} s played ...")
                 continue
-            silent_since = silent_since or loop.time()
+            if not silent_since:
+                silent_since = loop.time()
+                self._progress("Played; waiting for the answer ...")
             if not (self.answers and self.listening):
                 settled_since = 0.0
-                if loop.time() - silent_since > ANSWER_S:
+                if loop.time() - silent_since > self._patience_s():
                     return False
                 continue
             settled_since = settled_since or loop.time()
             if loop.time() - max(settled_since, silent_since) >= _SETTLED_S:
                 return True
         return bool(self.answers)
+
+    def _patience_s(self) -> float:
+        """How long after the end of a file there may be no end of the answers."""
+        if self._active or self.answers:
+            return ANSWER_S
+        return UNANSWERED_S if self.heard else UNHEARD_S
+
+    def _seconds(self, size: int) -> float:
+        return size / 2 / self.rate_hz
+
+    def _progress(self, what: str) -> None:
+        if not self._speaker:  # a line that is being spoken is progress enough
+            self._console.print(what, style="dim", highlight=False)
 
 
 # ---------------------------------------------------------------- the two ways of talking
@@ -302,19 +327,30 @@ async def play(settings: Settings, agent: str, console: Console, *, heard: Path,
         samples, rate_hz = await asyncio.to_thread(read_wav, heard)
     except OSError as error:
         raise UsageError(f"{heard} cannot be read: {error.strerror}") from None
+    if not len(samples):
+        raise UsageError(f"{heard} holds no sound at all. Give a recording of somebody who speaks")
+    can_write(said, "--wav")
     async with _session(settings, agent, console, spoken=True, toolbox=toolbox) as conversation:
         if samples.ndim > 1:
             samples = samples.mean(axis=1).astype(np.int16)
         if rate_hz != conversation.rate_hz:
             samples = convert(samples, rate_hz, conversation.rate_hz)
         answered = await conversation.play(samples.astype("<i2").tobytes())
-        writer = WavWriter(said, conversation.rate_hz, 1)
-        writer.write(b"".join(conversation.audio))
-        writer.close()
-        seconds = sum(map(len, conversation.audio)) / 2 / conversation.rate_hz
-    if not answered or not seconds:
-        console.print("The agent did not answer.", style="red")
+        ended = conversation.ended  # not by us
+    sound = b"".join(conversation.audio)
+    if not answered or not sound:
+        why = "The agent did not answer."
+        if not conversation.heard:
+            why = (
+                f"Nothing was understood of {heard}: {UNHEARD_S:.0f} s after its end the agent is still silent."
+                " Give a recording of somebody who speaks."
+            )
+        console.print(ended or why, style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
+    writer = WavWriter(said, conversation.rate_hz, 1)
+    writer.write(sound)
+    writer.close()
+    seconds = len(sound) / 2 / conversation.rate_hz
     console.print(f"Written: {said}, {seconds:.1f} s of the agent.", highlight=False, soft_wrap=True)
     return 0
 
@@ -333,7 +369,8 @@ async def _session(
     try:
         if any(runs_here(settings, service) for service in services_of(settings.agents[agent])):
             companion = Companion(["--config", str(settings.config)])
-            directory.local_model_at(await companion.start(port=settings.local_model.port))
+            with console.status("Starting the model on this machine ..."):
+                directory.local_model_at(await companion.start(port=settings.local_model.port))
         plan, targets = directory.plan(IncomingCall(CAPABILITIES, "talk", "", "", ""))
         for number, target in enumerate(targets):
             opened = Talk(plan, target, console, spoken=spoken, toolbox=toolbox)

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from bridge.call.transcript import Entry
-from bridge.errors import EndReason
+from bridge.errors import EndReason, UsageError
 from bridge.rehearsal import demo, telling
 from bridge.rehearsal.demo import CLIPS, SPOKEN, Evidence
 from bridge.rehearsal.telling import Result
@@ -181,6 +181,16 @@ def run(monkeypatch: pytest.MonkeyPatch, result: Result) -> Demo:
         return virtual.run(demo.demo(folder, Console(file=page, width=600))), page.getvalue()
 
     return run
+
+
+def test_a_folder_that_takes_nothing_is_told_before_the_call(run: Demo, tmp_path: Path) -> None:
+    def no_call() -> Result:
+        raise AssertionError("it must not be made")
+
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match=r"--out .*file.* Name a folder that can be written"):
+            run(folder, no_call)
 
 
 def test_the_caller_asks_interrupts_and_says_goodbye(result: Result) -> None:

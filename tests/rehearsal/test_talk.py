@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -158,10 +159,43 @@ async def test_a_stereo_file_of_any_rate_is_answered_into_a_file(tmp_path: Path)
 
 
 async def test_a_file_nobody_answers_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(talk, "ANSWER_S", 0.5)
-    async with model() as running:
-        code, shown = await play(address(running), tmp_path, np.zeros(800, np.int16), 8000)
+    monkeypatch.setattr(talk, "UNANSWERED_S", 0.5)
+    rng = np.random.default_rng(1)
+    async with model({"stuck_vad": True}) as running:
+        code, shown = await play(address(running), tmp_path, rng.normal(0, 6000, 8000), 8000)
     assert code == 1 and shown.endswith("The agent did not answer.\n")
+    assert not (tmp_path / "out.wav").exists()
+
+
+async def test_a_file_in_which_nobody_speaks_is_given_up_soon_and_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(talk, "UNHEARD_S", 0.5)
+    (tmp_path / "out.wav").write_bytes(b"of another day")
+    async with asyncio.timeout(10), model() as running:
+        code, shown = await play(address(running), tmp_path, np.zeros(800, np.int16), 8000)
+    _, *told, verdict = shown.splitlines()
+    assert code == 1 and told == ["Playing 0.1 s ...", "Played; waiting for the answer ..."]
+    assert verdict.startswith(f"Nothing was understood of {tmp_path}/in.wav: ") and "somebody who speaks" in verdict
+    assert (tmp_path / "out.wav").read_bytes() == b"of another day"
+
+
+async def test_a_file_without_sound_or_a_place_for_the_answer_is_refused_before_anything_is_played(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UsageError, match=r"in\.wav holds no sound at all"):
+        await play("ws://127.0.0.1:9/v1/realtime", tmp_path, np.zeros(0, np.int16), 8000)
+    (tmp_path / "out.wav").mkdir()
+    with pytest.raises(UsageError, match=r"--wav .*out\.wav: Is a directory\. Name a file that can be written"):
+        await play("ws://127.0.0.1:9/v1/realtime", tmp_path, np.zeros(80, np.int16), 8000)
+
+
+async def test_a_long_file_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk, "UNHEARD_S", 0.1)
+    monkeypatch.setattr(talk, "_TOLD_EVERY_S", 1)
+    async with model() as running:
+        _, shown = await play(address(running), tmp_path, np.zeros(20_000, np.int16), 8000)
+    assert "Playing 2.5 s ...\n1 of 2 s played ...\n2 of 2 s played ...\nPlayed;" in shown
 
 
 async def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

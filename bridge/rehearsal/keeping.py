@@ -1,0 +1,33 @@
+"""Whether what a rehearsal makes can be kept where it was asked for: found out before it is made, not after.
+
+Only trying tells. What is tried leaves no file behind; a folder that was missing is made.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from bridge.errors import UsageError
+
+
+def can_fill(folder: Path, option: str) -> None:
+    """Make `folder` where it is missing. Raises UsageError where it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{option} {folder}: {error.strerror}. Name a folder that can be written") from None
+
+
+def can_write(file: Path, option: str) -> None:
+    """Raises UsageError where `file` cannot be written. One that is there keeps what it holds."""
+    try:
+        if file.exists():
+            file.open("ab").close()
+        else:
+            with tempfile.TemporaryFile(dir=file.parent):
+                pass
+    except OSError as error:
+        raise UsageError(f"{option} {file}: {error.strerror}. Name a file that can be written") from None
