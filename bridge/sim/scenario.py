@@ -9,7 +9,7 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
     model: {first_audio_ms: 300}      # script of the model that answers
     service: {limits: {max_calls: 1}} # settings of the service
     call: {to: "+15550100", from: "+15550199", direction: inbound, signing: right}
-    voice: {name: en-us, words_per_minute: 165, pitch: 50, level_dbfs: -20, snr_db: 20}
+    voice: {name: en-us, words_per_minute: 165, pitch: 50, level_dbfs: -20, snr_db: 20}  # 80 to 450; 0 to 99
     line: {latency_ms: 60, jitter_ms: 20, lost: 0.01, doubled: 0, swapped: 0, noise_dbfs: -55, suppress_silence: false}
     seed: 0
     limit_s: 60                       # the caller hangs up then; the scenario has failed
@@ -60,8 +60,9 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
 from __future__ import annotations
 
 import difflib
+import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,9 +71,24 @@ import yaml
 
 from bridge.errors import ConfigError, EndReason
 
-from . import figures
+from . import figures, voices
 
 Occasion = Literal["stream", "agent_speaks", "agent_quiet", "said", "clear", "key", "stop"]
+
+
+_NOT_NEGATIVE = (0.0, math.inf)
+
+
+def _between(thing: msgspec.Struct, **ranges: tuple[float, float]) -> None:
+    """Raises ValueError naming every key whose value, where it is given, is beyond its range."""
+    wrong = []
+    for key, (least, most) in ranges.items():
+        value = getattr(thing, key)
+        if value is not None and not least <= value <= most:
+            wanted = "not negative" if most == math.inf else f"from {least:g} to {most:g}"
+            wrong.append(f"{key} is {wanted}, found {value:g}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
 class Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,8 +102,7 @@ class Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def _once(self) -> None:
         if sum(value is not None for value in (self.at_ms, self.after, self.into_agent_ms)) > 1:
             raise ValueError("only one of at_ms, after and into_agent_ms says when")
-        if any(value is not None and value < 0 for value in (self.at_ms, self.into_agent_ms, self.plus_ms)):
-            raise ValueError("times are not negative")
+        _between(self, at_ms=_NOT_NEGATIVE, into_agent_ms=_NOT_NEGATIVE, plus_ms=_NOT_NEGATIVE)
 
     @property
     def told(self) -> bool:
@@ -103,6 +118,9 @@ class VoiceChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     pitch: int | None = None
     level_dbfs: float | None = None
     snr_db: float | None = None
+
+    def __post_init__(self) -> None:
+        _between(self, words_per_minute=voices.PACES, pitch=voices.PITCHES, level_dbfs=(-90, 0), snr_db=(-30, 90))
 
 
 class CallerStep(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -126,6 +144,7 @@ class CallerStep(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError(f"{self.dtmf!r} are not keys of a telephone")
         if self.say is not None and not self.say.strip():
             raise ValueError("say needs words")
+        _between(self, silence=_NOT_NEGATIVE, every_ms=_NOT_NEGATIVE)
 
     @property
     def name(self) -> str:
@@ -137,6 +156,9 @@ class CallerStep(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if self.dtmf is not None:
             return f"press {self.dtmf}"
         return "hang up" if self.hang_up else f"silence of {self.silence:g} ms"
+
+
+_CLOSE_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}  # RFC 6455 section 7.4, and IANA's
 
 
 class Fault(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -155,11 +177,20 @@ class Fault(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("a fault is one thing: stall_ms, stop_reading_ms, half_open, cut or close_without_stop")
         if not self.told:
             raise ValueError("a fault needs a moment: at_ms, after or into_agent_ms")
+        _between(self, stall_ms=_NOT_NEGATIVE, stop_reading_ms=_NOT_NEGATIVE)
+        code = self.close_without_stop
+        if code is not None and code not in _CLOSE_CODES:
+            raise ValueError(
+                f"close_without_stop: {code} is no code to close with; 1000 to 1003, 1007 to 1014 and 3000 to 4999 are"
+            )
 
 
 class Near(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     near_ms: float
     tolerance_ms: float = 40.0
+
+    def __post_init__(self) -> None:
+        _between(self, near_ms=_NOT_NEGATIVE, tolerance_ms=_NOT_NEGATIVE)
 
 
 class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -199,6 +230,7 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError("measure needs at_most or at_least")
         if self.within_ms is not None and not (self.agent_says or self.heard or self.tool_call):
             raise ValueError("within_ms belongs to agent_says, heard or tool_call")
+        _between(self, within_ms=_NOT_NEGATIVE, agent_yields_within_ms=_NOT_NEGATIVE)
 
     @property
     def kind(self) -> str:
@@ -219,6 +251,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def __post_init__(self) -> None:
         if any(not 0 <= share < 1 for share in (self.lost, self.doubled, self.swapped)):
             raise ValueError("lost, doubled and swapped are shares from 0 to below 1")
+        _between(self, latency_ms=_NOT_NEGATIVE, jitter_ms=_NOT_NEGATIVE, noise_dbfs=(-90, 0))
 
 
 class Numbers(
@@ -320,7 +353,11 @@ def from_dict(document: Any, *, source: str = "scenario") -> Scenario:
 def _across(scenario: Scenario, folder: Path) -> list[str]:
     """What only the whole can be wrong in."""
     mistakes = []
+    if not scenario.caller:
+        mistakes.append("caller: a scenario needs a caller; say what they do, if only `- silence: 4000`")
+    mistakes += [f"voice.name: {wrong}" for wrong in _unknown_voice(scenario.voice)]
     for number, step in enumerate(scenario.caller, 1):
+        mistakes += [f"caller[{number}].voice.name: {wrong}" for wrong in _unknown_voice(step.voice)]
         if step.wav is not None and not (folder / step.wav).is_file():
             mistakes.append(f"caller[{number}].wav: no file {step.wav!r} beside the scenario")
         if step.hang_up and number < len(scenario.caller):
@@ -341,6 +378,23 @@ def _across(scenario: Scenario, folder: Path) -> list[str]:
     return mistakes
 
 
+def _unknown_voice(voice: VoiceChange) -> Iterator[str]:
+    if voice.name is not None and (wrong := voices.unknown(voice.name)):
+        yield wrong
+
+
+def _endless(value: Any, where: str) -> Iterator[str]:
+    """What is a number for YAML and for nobody else, however deep."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{where}: {value} is no number to reckon with; write one that is finite"
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _endless(one, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, one in enumerate(value, 1):
+            yield from _endless(one, f"{where}[{number}]")
+
+
 def _checked(value: Any, kind: Any, where: str, wrong: Callable[[str], None]) -> Any:
     """`value` as `kind`, or None after telling `wrong` everything that is wrong with it. Lists count from 1."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -351,6 +405,11 @@ def _checked(value: Any, kind: Any, where: str, wrong: Callable[[str], None]) ->
             wrong(f"{where}: expected a list, found {_shown(value)}")
             return None
         return tuple(_checked(each, arguments[0], f"{where}[{n}]", wrong) for n, each in enumerate(value, 1))
+    endless = list(_endless(value, where))
+    for mistake in endless:
+        wrong(mistake)
+    if endless:
+        return None
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import difflib
 import functools
 import importlib.resources
 import importlib.util
@@ -35,6 +36,10 @@ CLIPS = {
 }
 
 
+PACES = 80, 450  # words per minute (espeakRATE)
+PITCHES = 0, 99  # espeakPITCH
+
+
 @dataclass(frozen=True, slots=True)
 class Voice:
     """How somebody speaks and over what. `name` is a voice of espeak-ng, with a variant if wanted: "en-us",
@@ -43,7 +48,7 @@ class Voice:
 
     name: str = "en-us"
     words_per_minute: int = 165
-    pitch: int = 50  # 0 to 99
+    pitch: int = 50
     level_dbfs: float = -20.0  # of the speech itself, pauses not counted
     snr_db: float | None = None  # room noise under the speech; None is a quiet room
     noise_seed: int = 0
@@ -52,6 +57,34 @@ class Voice:
 def speaks() -> bool:
     """True if any text can be spoken; else there are the packaged clips."""
     return importlib.util.find_spec("espeakng_loader") is not None
+
+
+def unknown(name: str) -> str:
+    """What is wrong with the name of a voice. Nothing if it is one, or if espeak-ng is not there to know."""
+    if not speaks():
+        return ""
+    languages, variants = _voices()
+    language, plus, variant = name.partition("+")
+    if language.lower() not in languages:
+        near = difflib.get_close_matches(language.lower(), languages, n=1)
+        hint = f"did you mean {near[0]}?" if near else "write a language of espeak-ng, as en-us, en-gb or de"
+        return f"there is no voice {name!r}; {hint}"
+    if plus and variant not in variants:
+        near = difflib.get_close_matches(variant, variants, n=1)
+        hint = f"did you mean {near[0]}?" if near else "write one of espeak-ng, as f1 to f5 or m1 to m8"
+        return f"there is no variant {variant!r} of the voice {language!r}; {hint}"
+    return ""
+
+
+@functools.cache
+def _voices() -> tuple[frozenset[str], frozenset[str]]:
+    """Languages and variants of espeak-ng, from its files."""
+    import espeakng_loader
+
+    data = Path(espeakng_loader.get_data_path())
+    files = [file.read_bytes() for file in (data / "lang").rglob("*") if file.is_file()]
+    languages = {tag.decode().lower() for file in files for tag in re.findall(rb"(?m)^language\s+([\w-]+)", file)}
+    return frozenset(languages), frozenset(file.name for file in (data / "voices" / "!v").iterdir())
 
 
 def say(text: str, voice: Voice | None = None) -> bytes:

@@ -17,8 +17,11 @@ from tests.sim.double import Bridge, Stream, on_virtual_time
 WORDS = voices.CLIPS["opening-hours"]
 
 
+LISTENS = {"silence": 60_000}
+
+
 def scenario(*steps: dict[str, Any], **more: Any) -> Scenario:
-    return from_dict({"caller": list(steps), **more}, source="test.yaml")
+    return from_dict({"caller": list(steps) or [LISTENS], **more}, source="test.yaml")
 
 
 async def acted(scene: Scenario, act: Any = None) -> tuple[Leg, Performance, Stream]:

@@ -24,7 +24,7 @@ def result(**expect: object) -> CallResult:
 
 GOOD = result(heard="we are open")
 BAD = result(heard="parking </script>")
-BROKEN = CallResult(from_dict({}, source="broken.yaml"), error="UsageError: cannot say it")
+BROKEN = CallResult(from_dict({"caller": STEPS}, source="broken.yaml"), error="UsageError: cannot say it")
 
 
 def test_a_line_names_the_call_and_its_figures_and_a_summary_counts() -> None:

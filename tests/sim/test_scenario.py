@@ -9,6 +9,7 @@ import yaml
 
 from bridge.errors import ConfigError
 from bridge.sim import scenario as module
+from bridge.sim import voices
 from bridge.sim.scenario import from_dict, load, load_all
 
 
@@ -44,9 +45,86 @@ def test_every_key_is_documented() -> None:
                 assert re.search(rf"\b{key}\b", module.__doc__), f"{kind.__name__}.{key}"
 
 
-def test_an_empty_file_is_a_caller_who_only_listens(tmp_path: Path) -> None:
-    (tmp_path / "quiet.yaml").write_text("")
-    assert load(tmp_path / "quiet.yaml").caller == ()
+@pytest.mark.parametrize("text", ["", "about: Nobody calls.", "caller: []"])
+def test_a_scenario_without_a_caller_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "quiet.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"quiet\.yaml: caller: a scenario needs a caller; say what they do"):
+        load(tmp_path / "quiet.yaml")
+
+
+SPEAKS = {"say": "hello"}
+BEYOND = [
+    ({"voice": {"words_per_minute": -5}}, "voice: words_per_minute is from 80 to 450, found -5"),
+    ({"voice": {"pitch": 100}}, "voice: pitch is from 0 to 99, found 100"),
+    ({"voice": {"level_dbfs": 3, "snr_db": 200}}, "voice: level_dbfs is from -90 to 0, found 3; snr_db is from -30 to"),
+    ({"caller": [{**SPEAKS, "voice": {"pitch": -1}}]}, "caller[1].voice: pitch is from 0 to 99, found -1"),
+    ({"caller": [{**SPEAKS, "at_ms": -1}]}, "caller[1]: at_ms is not negative, found -1"),
+    ({"caller": [{"silence": -1}]}, "caller[1]: silence is not negative, found -1"),
+    ({"caller": [{"dtmf": "12", "every_ms": -1}]}, "caller[1]: every_ms is not negative, found -1"),
+    ({"faults": [{"stall_ms": -1, "at_ms": 1}]}, "faults[1]: stall_ms is not negative, found -1"),
+    ({"faults": [{"close_without_stop": 1006, "at_ms": 1}]}, "faults[1]: close_without_stop: 1006 is no code to close"),
+    ({"line": {"latency_ms": -1}}, "line: latency_ms is not negative, found -1"),
+    ({"line": {"noise_dbfs": 20}}, "line: noise_dbfs is from -90 to 0, found 20"),
+    ({"expect": [{"heard": "x", "within_ms": -1}]}, "expect[1]: within_ms is not negative, found -1"),
+    ({"expect": [{"truncated_at": {"near_ms": -1}}]}, "expect[1].truncated_at: near_ms is not negative, found -1"),
+]
+
+
+@pytest.mark.parametrize(("part", "mistake"), BEYOND)
+def test_a_value_beyond_its_range_is_told_with_its_key_and_the_range(part: dict[str, Any], mistake: str) -> None:
+    (found,) = mistakes({"caller": [SPEAKS], **part})
+    assert found.startswith(f"a.yaml: {mistake}")
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "caller[1].at_ms",
+        "caller[1].voice.level_dbfs",
+        "faults[1].stall_ms",
+        "line.lost",
+        "limit_s",
+        "expect[1].at_most",
+        "changes.limits.max_call_s",
+        "model.answers[2].delay_ms",
+        "seed",
+    ],
+)
+def test_a_number_that_is_none_or_has_no_end_is_refused_wherever_it_stands(place: str, number: str) -> None:
+    document: dict[str, Any] = {
+        "caller": [{"say": "hello", "at_ms": 1, "voice": {"level_dbfs": -20}}],
+        "faults": [{"stall_ms": 1, "at_ms": 1}],
+        "line": {"lost": 0},
+        "expect": [{"measure": "gaps", "at_most": 1}],
+        "changes": {"limits": {}},
+        "model": {"answers": [{}, {}]},
+    }
+    here: Any = document
+    *way, last = re.findall(r"\w+", place)
+    for key in way:
+        here = here[int(key) - 1] if key.isdigit() else here[key]
+    here[last] = value = yaml.safe_load(number)
+    assert mistakes(document) == [f"a.yaml: {place}: {value} is no number to reckon with; write one that is finite"]
+
+
+@pytest.mark.skipif(not voices.speaks(), reason="the extra `local` is not installed")
+def test_a_voice_nobody_has_is_told_before_the_call() -> None:
+    found = mistakes(
+        {
+            "voice": {"name": "klingon"},
+            "caller": [
+                {**SPEAKS, "voice": {"name": "en-uss"}},
+                {**SPEAKS, "voice": {"name": "en-gb+f33"}},
+                {**SPEAKS, "voice": {"name": "EN-GB+f3"}},
+            ],
+        }
+    )
+    assert found == [
+        "a.yaml: voice.name: there is no voice 'klingon'; write a language of espeak-ng, as en-us, en-gb or de",
+        "a.yaml: caller[1].voice.name: there is no voice 'en-uss'; did you mean en-us?",
+        "a.yaml: caller[2].voice.name: there is no variant 'f33' of the voice 'en-gb'; did you mean f3?",
+    ]
 
 
 def test_all_mistakes_are_listed_with_file_and_key() -> None:
@@ -108,8 +186,8 @@ def test_what_only_the_whole_can_be_wrong_in_is_found_too() -> None:
 
 
 def test_folders_are_read_by_name_and_the_mistakes_of_all_files_come_together(tmp_path: Path) -> None:
-    (tmp_path / "b.yaml").write_text("about: second")
-    (tmp_path / "a.yaml").write_text("about: first")
+    (tmp_path / "b.yaml").write_text("{about: second, caller: [hang_up: true]}")
+    (tmp_path / "a.yaml").write_text("{about: first, caller: [hang_up: true]}")
     (tmp_path / "notes.txt").write_text("not a scenario")
     assert [scenario.about for scenario in load_all([tmp_path])] == ["first", "second"]
     (tmp_path / "a.yaml").write_text("abot: first")
