@@ -44,7 +44,8 @@ def test_a_repeated_scenario_has_the_next_seed_each_time() -> None:
 def test_what_keeps_a_scenario_from_running_is_its_result() -> None:
     (result,) = run_one(scenario("call", agent="nobody"), Run())
     assert not result.passed
-    assert result.failures == ["there is no sample agent 'nobody'; there are front-desk, pizza-order"]
+    (failure,) = result.failures
+    assert failure.endswith("nobody.yaml: there is no agent 'nobody'; there are front-desk, pizza-order")
 
 
 def test_a_session_that_outlives_its_call_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
