@@ -324,7 +324,11 @@ def _compared(scenario: Scenario, outcome: Outcome, how: Run) -> str:
         return ""
     if not golden.is_file():
         return ""  # `not_compared` tells of it
-    wanted = golden.read_text(encoding="utf-8")
+    try:
+        wanted = golden.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        return f"{golden} cannot be read: {why}. Renew it with --update-golden"
     if wanted == outcome.timeline:
         return ""
     changed = [

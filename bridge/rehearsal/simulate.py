@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
@@ -9,11 +10,12 @@ from typing import Final, cast
 from rich.console import Console
 
 from bridge.errors import UsageError
+from bridge.rehearsal.keeping import can_fill, can_write
 from bridge.rehearsal.run import Clock, Run, not_compared, run, silence_logs, wants_speech
 from bridge.settings import config_folder
 from bridge.sim import report as reports
 from bridge.sim.report import CallResult
-from bridge.sim.scenario import load_all
+from bridge.sim.scenario import Scenario, load_all
 
 GOLDEN: Final = "golden"  # the folder beside the scenarios
 _SHOWN: Final = 4
@@ -24,7 +26,7 @@ def simulate(
     files: Sequence[Path],
     console: Console,
     *,
-    clock: str = "virtual",
+    clock: str | None = None,
     calls: int = 1,
     report: str | None = None,
     out: Path | None = None,
@@ -34,12 +36,18 @@ def simulate(
     config: Path | None = None,
 ) -> int:
     """The exit code: 0 if every call was as its scenario expects. Raises UsageError, ConfigError for mistakes."""
-    if clock not in ("virtual", "real"):
+    if clock not in (None, "virtual", "real"):
         raise UsageError(f"--clock {clock}: write virtual or real")
-    if report is not None and report not in _SUFFIX:
-        raise UsageError(f"--report {report}: write html, json or junit")
+    for option, unfit in (("--clock virtual", clock == "virtual"), ("--update-golden", update_golden)):
+        if against and unfit:
+            raise UsageError(f"--against: somebody else's server keeps its own time, so leave out {option}")
+    if update_golden and (clock == "real" or calls > 1):
+        raise UsageError(
+            "--update-golden: only single calls on the virtual clock repeat; leave out --clock and --calls"
+        )
+    page = _page(report, out)
     silence_logs()
-    scenarios = load_all(files)
+    scenarios = _load(files)
     mute = wants_speech(scenarios)
     if mute:
         raise UsageError(
@@ -47,7 +55,14 @@ def simulate(
             "installed here: pip install 'voice-bridge[local]'"
         )
     golden = None if against else _golden(files)
-    how = Run(cast(Clock, clock), calls, golden, update_golden, timeline, against, config_folder(config))
+    if page is not None:
+        can_write(page[1], "--out")
+    for option, folder in (("--timeline", timeline), ("--update-golden", golden if update_golden else None)):
+        if folder is not None:
+            can_fill(folder, option)
+            for scenario in scenarios:
+                can_write(folder / f"{scenario.name}.txt", option)
+    how = Run(cast(Clock, clock or "virtual"), calls, golden, update_golden, timeline, against, config_folder(config))
 
     def told(result: CallResult) -> None:
         console.print(reports.line(result), markup=False, highlight=False, soft_wrap=True)
@@ -64,12 +79,35 @@ def simulate(
             highlight=False,
             soft_wrap=True,
         )
-    if report is not None:
-        path = out or Path("calls" + _SUFFIX[report])
-        write = {"html": reports.as_html, "json": reports.as_json, "junit": reports.as_junit}[report]
+    if page is not None:
+        kind, path = page
+        write = {"html": reports.as_html, "json": reports.as_json, "junit": reports.as_junit}[kind]
         path.write_text(write(results), encoding="utf-8")
-        console.print(f"Written: {path}", highlight=False)
+        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
     return 0 if all(result.passed for result in results) else 1
+
+
+def _page(report: str | None, out: Path | None) -> tuple[str, Path] | None:
+    """The kind of report that is wanted, and its file. The one tells the other."""
+    if report is not None and report not in _SUFFIX:
+        raise UsageError(f"--report {report}: write html, json or junit")
+    if out == Path("-"):
+        raise UsageError("--out -: a report is a file; name it")
+    if out is not None and report is None:
+        report = next((kind for kind, suffix in _SUFFIX.items() if suffix == out.suffix.lower()), None)
+        if report is None:
+            raise UsageError(f"--out {out}: what kind of report is this? Add --report html, json or junit")
+    return None if report is None else (report, out or Path("calls" + _SUFFIX[report]))
+
+
+def _load(files: Sequence[Path]) -> list[Scenario]:
+    try:
+        for path in files:
+            if path.is_dir():
+                os.listdir(path)  # one that lets nobody in would pass for empty
+        return load_all(files)
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}. Name scenarios this user may read") from None
 
 
 def _golden(files: Sequence[Path]) -> Path:

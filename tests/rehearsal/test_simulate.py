@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -219,6 +220,60 @@ def test_without_the_speech_extra_one_sentence_says_what_to_install(
 def test_an_option_that_is_none_is_told(tmp_path: Path, option: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="write"):
         told([file(tmp_path, QUIET)], **option)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"out": "calls.txt"}, "--out calls.txt: what kind of report is this"),
+        ({"out": "-", "report": "json"}, "--out -: a report is a file"),
+        ({"out": "file/calls.html"}, "--out file/calls.html: .* Name a file that can be written"),
+        ({"out": "nowhere/calls.html", "report": "html"}, "--out nowhere/calls.html: .* Name a file that can be"),
+        ({"timeline": "file"}, "--timeline file: .* Name a folder that can be written"),
+        ({"timeline": "taken"}, "--timeline taken/a-call.txt: Is a directory. Name a file that can be written"),
+        ({"update_golden": True}, "--update-golden golden: .* Name a folder that can be written"),
+        ({"update_golden": True, "calls": 2}, "--update-golden: .* leave out --clock and --calls"),
+        ({"update_golden": True, "clock": "real"}, "--update-golden: .* leave out --clock and --calls"),
+        ({"update_golden": True, "against": "ws://a.test/x"}, "--against: .* leave out --update-golden"),
+        ({"clock": "virtual", "against": "ws://a.test/x"}, "--against: .* leave out --clock virtual"),
+    ],
+)
+def test_what_cannot_be_done_as_asked_is_told_before_anybody_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bridge.rehearsal.simulate.run", lambda *_: pytest.fail("somebody called"))
+    for name in ("file", "golden"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "taken" / "a-call.txt").mkdir(parents=True)
+    given = {name: Path(value) if name in ("out", "timeline") else value for name, value in options.items()}
+    with pytest.raises(UsageError, match=f"^{says}"):
+        told([file(Path(), QUIET)], **given)
+
+
+def test_the_reports_file_tells_its_kind(tmp_path: Path) -> None:
+    assert told([file(tmp_path, QUIET)], out=tmp_path / "calls.JSON")[0] == 0
+    assert json.loads((tmp_path / "calls.JSON").read_text("utf-8"))["passed"] is True
+
+
+def test_a_scenario_that_cannot_be_reached_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"x: File name too long\. Name scenarios this user may read"):
+        told([tmp_path / ("x" * 300)])
+
+    def locked(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("bridge.rehearsal.simulate.os.listdir", locked)
+    with pytest.raises(UsageError, match=f"^{tmp_path}: Permission denied. Name scenarios this user may read"):
+        told([tmp_path])
+
+
+def test_a_golden_timeline_that_is_no_text_fails_the_call_and_not_the_run(tmp_path: Path) -> None:
+    (tmp_path / "golden").mkdir()
+    (tmp_path / "golden" / "a-call.txt").write_bytes(b"\xff")
+    code, printed = told([file(tmp_path, QUIET)])
+    assert code == 1
+    assert "golden/a-call.txt cannot be read: it is not UTF-8 text. Renew it with --update-golden" in printed
 
 
 @speech
