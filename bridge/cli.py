@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.console import Console
@@ -32,6 +32,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="The folder of bridge.yaml, numbers.yaml and agents/.", show_default=False),
 ]
+LoopOption = Annotated[Literal["auto", "uvloop", "asyncio"], typer.Option(help="The event loop.")]
 
 
 def main() -> None:
@@ -68,12 +69,14 @@ def run(work: Coroutine[Any, Any, T], *, loop: str = "auto") -> T:
 def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="The interface to listen on.", show_default=False)] = None,
-    port: Annotated[int | None, typer.Option(help="The port to listen on.", show_default=False)] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="The port to listen on.", show_default=False)
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Processes that share the port, each with its own event loop.", show_default=False),
     ] = None,
-    loop: Annotated[str, typer.Option(help="auto, uvloop or asyncio.")] = "auto",
+    loop: LoopOption = "auto",
     journal: Annotated[
         Path | None,
         typer.Option(help="Write a journal of every call into this folder: all that was said in it.", metavar="DIR"),
@@ -111,7 +114,7 @@ async def _serve(settings: Any, loop: str, journal: Path | None) -> None:
 
 
 @app.command(hidden=True)
-def worker(loop: Annotated[str, typer.Option(help="auto, uvloop or asyncio.")] = "auto") -> None:
+def worker(loop: LoopOption = "auto") -> None:
     """One of several processes of `serve`; only `serve` itself can start it."""
     from bridge.web import workers
 
@@ -122,7 +125,7 @@ def worker(loop: Annotated[str, typer.Option(help="auto, uvloop or asyncio.")] =
 def model(
     config: ConfigOption = None,
     host: Annotated[str, typer.Option(help="The interface to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on; 0: any free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on; 0: any free one.")] = 8765,
     script: Annotated[
         Path | None,
         typer.Option(
@@ -239,17 +242,21 @@ def probe(
 @app.command()
 def replay(file: Annotated[Path, typer.Argument(help="A journal that `serve --journal` has written.")]) -> None:
     """Give a call's journal to today's core, and show the first thing it decides otherwise (exit code 1)."""
-    from bridge.records.journal import read, replay
+    from bridge.records.journal import read, replay, torn_line
 
     try:
         difference = replay(file)
         facts = sum(1 for _ in read(file)[1])
+        torn = torn_line(file)
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     if difference is not None:
         console.print(str(difference), markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1)
     console.print(f"{facts} facts, no difference: today's core decides the same.", highlight=False)
+    if torn:
+        told = f"Line {torn} is torn and was left out: its writer stopped in the middle, and what followed is not known."
+        console.print(told, style="yellow", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -268,9 +275,13 @@ def check(config: ConfigOption = None) -> None:
 @app.command()
 def simulate(
     files: Annotated[list[Path], typer.Argument(help="Scenario files, or folders of them.", show_default=False)],
-    clock: Annotated[str, typer.Option(help="virtual: in process, repeatable; real: over sockets.")] = "virtual",
+    clock: Annotated[
+        str | None, typer.Option(help="virtual: in process, repeatable; real: over sockets.", show_default="virtual")
+    ] = None,
     calls: Annotated[int, typer.Option(min=1, max=1000, help="Calls of each scenario at once.")] = 1,
-    report: Annotated[str | None, typer.Option(help="html, json or junit.", show_default=False)] = None,
+    report: Annotated[
+        str | None, typer.Option(help="html, json or junit; else as --out ends.", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The report's file; else calls.html, .json, .xml.")] = None,
     timeline: Annotated[
         Path | None, typer.Option(help="A folder for each call's timeline.", show_default=False)

@@ -211,6 +211,25 @@ def read(path: Path) -> tuple[CallPlan, Iterator[tuple[int, dict[str, Any]]]]:
     return plan, _checked(path, lines)
 
 
+def torn_line(path: Path) -> int:
+    """The number of the last line where its writer stopped in the middle of it; else 0."""
+    number, line = 0, b"\n"
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):  # noqa: B007  (the last ones are wanted)
+            pass
+    return number if _is_torn(line) else 0
+
+
+def _is_torn(line: bytes) -> bool:
+    if line.endswith(b"\n"):
+        return False
+    try:
+        msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return True
+    return False
+
+
 def _checked(path: Path, lines: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in lines:
         if isinstance(line, dict) and "lost" in line:
@@ -226,8 +245,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, msgspec.json.decode(line)
             except msgspec.DecodeError as error:
-                if not line.endswith(b"\n"):
-                    return  # whoever wrote it stopped in the middle
+                if _is_torn(line):
+                    return
                 raise UsageError(f"{path}, line {number}: {error}") from error
 
 

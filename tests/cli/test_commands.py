@@ -68,6 +68,16 @@ def test_a_journal_of_another_core_shows_the_first_difference(run: Run, journal:
     assert code == 1 and "line 5" in told and "stalled" in told and "caller_left" in told
 
 
+def test_a_journal_that_breaks_off_is_replayed_so_far_and_said_to_be_torn(run: Run, journal: Path) -> None:
+    journal.write_bytes(journal.read_bytes()[:-20])
+    code, told = run("replay", journal)
+    assert code == 0
+    assert told.splitlines() == [
+        "3 facts, no difference: today's core decides the same.",
+        "Line 5 is torn and was left out: its writer stopped in the middle, and what followed is not known.",
+    ]
+
+
 def test_what_is_no_journal_is_said_in_a_sentence(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("{}\n")
     for file in (tmp_path / "x", tmp_path / "nowhere"):
@@ -127,6 +137,20 @@ def test_serve_says_which_folder_it_cannot_write_journals_to(run: Run, tmp_path:
     for workers in ("1", "2"):
         code, told = run("serve", "--port", "0", "--workers", workers, "--journal", tmp_path / "file")
         assert code == 1 and "Name a folder that can be written" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("serve", "--loop", "foo"), "'foo' is not one of 'auto', 'uvloop', 'asyncio'"),
+        (("serve", "--port", "99999"), "'--port'"),
+        (("model", "--port", "99999"), "'--port'"),
+        (("model", "--port", "-1"), "'--port'"),
+    ],
+)
+def test_a_value_an_option_cannot_have_is_refused(run: Run, words: tuple[str, ...], says: str) -> None:
+    code, told = run(*words)
+    assert code == 2 and says in re.sub(r"[\s│]+", " ", told)
 
 
 def test_a_worker_is_started_by_serve_alone(run: Run) -> None:

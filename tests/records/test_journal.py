@@ -14,7 +14,7 @@ from bridge.call import events as ev
 from bridge.call.plan import CallPlan
 from bridge.errors import UsageError
 from bridge.records import journal
-from bridge.records.journal import Audio, Journal, replay
+from bridge.records.journal import Audio, Journal, replay, torn_line
 from tests.call.playbook import Playbook
 from tests.call.test_snapshot import A_LIFE, THE_PLAN
 
@@ -107,8 +107,12 @@ def test_a_changed_journal_is_a_difference_at_its_line(path: Path) -> None:
 
 def test_a_journal_broken_off_in_mid_line_is_good_up_to_there(path: Path) -> None:
     _live(path)
-    path.write_bytes(path.read_bytes()[:-20])
-    assert replay(path) is None
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert torn_line(path) == 0
+    path.write_bytes(b"".join(lines)[:-1])  # nothing but its end is missing
+    assert replay(path) is None and torn_line(path) == 0
+    path.write_bytes(b"".join(lines)[:-20])
+    assert replay(path) is None and torn_line(path) == len(lines)
 
 
 def test_a_call_that_is_still_going_on_can_be_replayed(path: Path) -> None:
