@@ -255,7 +255,7 @@ def replay(file: Annotated[Path, typer.Argument(help="A journal that `serve --jo
         raise SystemExit(1)
     console.print(f"{facts} facts, no difference: today's core decides the same.", highlight=False)
     if torn:
-        told = f"Line {torn} is torn and was left out: its writer stopped in the middle, and what followed is not known."
+        told = f"Line {torn} is torn and was left out: its writer stopped there, and what followed is not known."
         console.print(told, style="yellow", highlight=False, soft_wrap=True)
 
 

@@ -74,7 +74,7 @@ def test_a_journal_that_breaks_off_is_replayed_so_far_and_said_to_be_torn(run: R
     assert code == 0
     assert told.splitlines() == [
         "3 facts, no difference: today's core decides the same.",
-        "Line 5 is torn and was left out: its writer stopped in the middle, and what followed is not known.",
+        "Line 5 is torn and was left out: its writer stopped there, and what followed is not known.",
     ]
 
 

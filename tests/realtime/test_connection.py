@@ -415,7 +415,7 @@ def test_an_unknown_profile_is_named_with_those_that_exist() -> None:
 
 
 def test_an_address_that_cannot_be_read_is_named_without_its_query() -> None:
-    with pytest.raises(UsageError, match="'ws://127.0.0.1:99999/x' is not an address: Port out of range"):
+    with pytest.raises(UsageError, match=r"'ws://127\.0\.0\.1:99999/x' is not an address: Port out of range"):
         connect(url="ws://127.0.0.1:99999/x?key=k")
 
 
