@@ -54,7 +54,10 @@ def insecure(settings: Settings) -> list[str]:
             "BRIDGE_TWILIO__VALIDATE_SIGNATURES is false: whoever knows the address can start calls at your cost."
         )
     elif not settings.twilio.secrets:
-        found.append("BRIDGE_TWILIO__AUTH_TOKEN is not set: unsigned webhooks are accepted, from this machine only.")
+        found.append(
+            "BRIDGE_TWILIO__AUTH_TOKEN is not set: unsigned webhooks are accepted, from this machine and for it only; "
+            "through a TCP tunnel anybody can seem to be that."
+        )
     if settings.public_url.startswith("http://") and settings.is_public:
         found.append(
             "BRIDGE_PUBLIC_URL is http://: calls travel readable by everybody on the way; Twilio itself refuses it."

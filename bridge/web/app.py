@@ -89,8 +89,8 @@ def make_app(
         return web.json_response({"status": "alive"})
 
     async def show_metrics(request: web.Request) -> web.Response:
-        if settings.metrics_access == "loopback" and not is_this_machine(request):
-            raise web.HTTPForbidden(text="/metrics is for this machine (BRIDGE_METRICS_ACCESS).\n")
+        if settings.metrics_access == "loopback" and not is_this_machine(request, settings):
+            raise web.HTTPForbidden(text="/metrics is for this machine, as localhost (BRIDGE_METRICS_ACCESS).\n")
         return web.Response(body=metrics.text(), headers={hdrs.CONTENT_TYPE: metrics.content_type})
 
     app = web.Application(middlewares=[_one_request], client_max_size=settings.limits.body_bytes)

@@ -151,8 +151,9 @@ class TwilioDoor:
             verdict = self._validator.judge_form(request.raw_path, pairs, request.headers)
             if verdict is not Verdict.ACCEPTED:
                 self._refuse(verdict.value, request)
-        elif self._settings.twilio.validate_signatures and not is_this_machine(request):
-            self._refuse("no auth token is configured, and the request is not from this machine", request)
+        elif self._settings.twilio.validate_signatures and not is_this_machine(request, self._settings):
+            why = "BRIDGE_TWILIO__AUTH_TOKEN is not set, and the request is not from this machine and for it"
+            self._refuse(why, request)
 
     def _refuse(self, why: str, request: web.Request) -> None:
         self._metrics.webhook_forged()

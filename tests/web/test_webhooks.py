@@ -82,6 +82,37 @@ async def test_without_a_token_only_this_machine_is_believed_and_no_proxy_on_it(
         assert (await service.post("/twilio/voice", signature="", headers={name: "1.2.3.4"}))[0] == 403
 
 
+AT_HOME = ["localhost", "localhost:8080", "LOCALHOST:1", "127.0.0.1", "127.8.0.1:8080", "[::1]", "[::1]:8080"]
+ELSEWHERE = ["bridge.example.test", "bridge.example.test:443", "10.0.0.1", "localhost.example", "127.0.0.1.example"]
+NOWHERE = ["", "[", "[::1", ":8080", "[::2]:80", "0.0.0.0"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [(host, 200) for host in AT_HOME] + [(host, 403) for host in (*ELSEWHERE, *NOWHERE)]
+)
+async def test_without_a_token_a_webhook_must_be_addressed_to_this_machine(
+    start: Start, host: str, status: int
+) -> None:
+    service = await start({})
+    assert (await service.post("/twilio/voice", signature="", headers={"Host": host}))[0] == status
+    assert (await service.get("/metrics", headers={"Host": host}))[0] == status
+
+
+@pytest.mark.parametrize(("public_url", "status"), [("http://localhost:8080", 200), (PUBLIC, 403)])
+async def test_a_service_whose_public_address_is_this_machine_need_not_be_addressed_so(
+    start: Start, public_url: str, status: int
+) -> None:
+    service = await start({"BRIDGE_PUBLIC_URL": public_url})
+    assert (await service.post("/twilio/voice", signature="", headers={"Host": "bridge.local"}))[0] == status
+    assert (await service.get("/metrics", headers={"Host": "bridge.local"}))[0] == status
+
+
+async def test_with_a_token_the_signature_decides_and_not_the_host(start: Start) -> None:
+    service = await start()
+    assert (await service.post("/twilio/voice", headers={"Host": "bridge.example.test"}))[0] == 200
+    assert (await service.post("/twilio/voice", signature="", headers={"Host": "localhost"}))[0] == 403
+
+
 async def test_signatures_are_ignored_only_by_explicit_word(start: Start) -> None:
     service = await start({"BRIDGE_TWILIO__VALIDATE_SIGNATURES": "false", "BRIDGE_TWILIO__AUTH_TOKEN": TOKEN})
     status, _ = await service.post("/twilio/voice", signature="", headers={"X-Forwarded-For": "1.2.3.4"})
