@@ -29,7 +29,8 @@ from bridge.settings.service import ENV_PREFIX, Settings
 from bridge.settings.services import check_services
 
 _SAMPLE = Path(__file__).with_name("sample")  # in a wheel; a checkout has its own `config` beside the package
-_NUMBER = re.compile(r"[^\s*]*\*?[^\s*]*")
+# as Twilio writes who was called: +15550123, sip:desk@pbx.example, client:desk
+_NUMBER = re.compile(r"\+[0-9]+\*?[0-9]*|\+?\*[^\s*]*|[A-Za-z][^\s*]*\*?[^\s*]*")
 
 
 def load(
@@ -375,7 +376,7 @@ def _numbers(path: Path, agents: Mapping[str, Any], wrong: list[str]) -> dict[st
     """Number or pattern -> agent. Read as text: YAML takes a bare +15550100 for an integer and drops the plus."""
     found: dict[str, str] = {}
     for number, agent in _parsed(_text_if_there(path, wrong), path, yaml.BaseLoader, wrong).items():
-        if not number or not _NUMBER.fullmatch(number):
+        if not _NUMBER.fullmatch(number):
             wrong.append(
                 f"{path}: {number!r}: not a number or a pattern. Write digits with a + in front, and one * at most"
             )

@@ -371,3 +371,20 @@ def test_the_working_directorys_config_and_dotenv_are_used_where_they_are(tmp_pa
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     said = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert said.stdout == "['front-desk'] 9999 config\n", said.stderr
+
+
+@pytest.mark.parametrize("number", ["15550123", "1555*", "+1-555-0123", "(555)0123", "+", "", "a b", "+1*5*", "+1555x"])
+def test_a_number_nobody_can_be_called_by_is_refused(folder: Folder, number: str) -> None:
+    folder.write("numbers.yaml", f"'{number}': front-desk\n")
+    (said,) = folder.mistakes()
+    assert said == (
+        f"numbers.yaml: {number!r}: not a number or a pattern. Write digits with a + in front, and one * at most"
+    )
+
+
+@pytest.mark.parametrize(
+    "number", ["+15550123", "+1555*", "+155*551", "+*", "*", "*551", "sip:*@pbx.example", "client:jo"]
+)
+def test_a_number_or_a_pattern_as_the_carrier_writes_it_is_taken(folder: Folder, number: str) -> None:
+    folder.write("numbers.yaml", f"'{number}': front-desk\n")
+    assert dict(folder.load().numbers) == {number: "front-desk"}
