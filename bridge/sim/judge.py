@@ -95,15 +95,20 @@ def _window(expected: Expectation, outcome: Outcome) -> tuple[float, float]:
 def _words(expected: Expectation, who: str, words: str, outcome: Outcome, text_of: _TextOf) -> Verdict:
     since, until = _window(expected, outcome)
     said = f'{who} "{words}"' + (f" within {expected.within_ms:g} ms" if expected.within_ms is not None else "")
-    late = None
+    early, late = None, None
     for turn in outcome.agent_turns:
-        if not contains(text_of(turn), words) or turn.stop_ms < since:
+        if not contains(text_of(turn), words):
             continue
-        if turn.start_ms <= until:
+        if since <= turn.start_ms <= until:
             return Verdict(said, True, turn.start_ms, f'"{text_of(turn)}"')
-        late = late or turn
+        if turn.start_ms < since:
+            early = turn
+        else:
+            late = late or turn
     if late is not None:
         return Verdict(said, False, late.start_ms, f"only {late.start_ms - since:.0f} ms after step's end")
+    if early is not None:
+        return Verdict(said, False, early.start_ms, f"already {since - early.start_ms:.0f} ms before step's end")
     return Verdict(said, False, min(until, outcome.length_ms), f"there was {_list(map(text_of, outcome.agent_turns))}")
 
 
