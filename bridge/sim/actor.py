@@ -107,7 +107,7 @@ async def _steps(scenario: Scenario, leg: Leg, performance: Performance, seed: i
             return
         start_ms = leg.now_ms
         stop_ms: float | None = None
-        if step.say is not None or step.wav is not None:
+        if step.speaks:
             spoken = len(leg.line.spoken)
             leg.say(utterance(scenario, step, seed=seed), label=step.say or step.wav or "")
             complete = await leg.wait_for(lambda: leg.line.silent)

@@ -130,10 +130,10 @@ _CONTINUES_MS = 400.0  # audio that resumes sooner belongs to the same speech
 def of_leg(scenario: Scenario, leg: Leg, performance: Performance, *, seed: int = 0, number: int = 1) -> Outcome:
     """All the carrier knows of a call that is over."""
     agent = np.frombuffer(g711.decode_mulaw(leg.heard_track()), "<i2")
-    unmeant = {step.say or step.wav for step in scenario.caller if not step.meant}
+    speaking = [step for step in scenario.caller if step.speaks]
     spoken = [
-        CallerTurn(s.start / SAMPLES_PER_MS, s.stop / SAMPLES_PER_MS, s.label, meant=s.label not in unmeant)
-        for s in leg.line.spoken
+        CallerTurn(s.start / SAMPLES_PER_MS, s.stop / SAMPLES_PER_MS, s.label, meant=step.meant)
+        for s, step in zip(leg.line.spoken, speaking, strict=False)  # the call may end before the last steps
     ]
     gaps, borders = _joints(leg)
     streams = leg.streams

@@ -147,6 +147,10 @@ class CallerStep(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
         _between(self, silence=_NOT_NEGATIVE, every_ms=_NOT_NEGATIVE)
 
     @property
+    def speaks(self) -> bool:
+        return self.say is not None or self.wav is not None
+
+    @property
     def name(self) -> str:
         """Short, for messages."""
         if self.say is not None:

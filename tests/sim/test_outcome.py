@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bridge.audio.wav import WavWriter
 from bridge.sim import voices
 from bridge.sim.actor import caller_of, perform
 from bridge.sim.measures import measure
@@ -71,6 +73,34 @@ async def test_an_outcome_holds_what_the_carrier_knows() -> None:
     assert [sign.kind for sign in found.signs if sign.kind != "mark"] == ["clear", "key", "fault", "note"]
     assert "hang_up" in found.timeline
     assert measure(found).barge_ins == 1
+
+
+@on_virtual_time
+async def test_the_same_words_may_be_meant_in_one_step_and_not_in_another(tmp_path: Path) -> None:
+    wav = WavWriter(tmp_path / "huh.wav", 8000, 1)
+    wav.write(b"\x00\x20" * 800)
+    wav.close()
+    scene = from_dict(
+        {
+            "caller": [
+                {"say": WORDS, "meant": False, "at_ms": 100},
+                {"say": WORDS, "at_ms": 3000},
+                {"wav": "huh.wav", "at_ms": 6000},
+                {"wav": "huh.wav", "meant": False, "at_ms": 7000},
+                {"hang_up": True, "at_ms": 8000},
+            ],
+        },
+        source=str(tmp_path / "scene.yaml"),
+    )
+    async with Bridge() as bridge, bridge.carrier() as carrier:
+        leg = await carrier.place_call(to="+1", from_="+2", caller=caller_of(scene, seed=0))
+        found = of_leg(scene, leg, await perform(scene, leg))
+    assert [(turn.words, turn.meant) for turn in found.caller_turns] == [
+        (WORDS, False),
+        (WORDS, True),
+        ("huh.wav", True),
+        ("huh.wav", False),
+    ]
 
 
 @on_virtual_time
