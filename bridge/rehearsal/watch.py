@@ -121,16 +121,16 @@ class Watch:
         cuts = []
         for told in self._told:
             truth = 0.0
-            if playout is not None and 0 <= told.clear < len(clears):
-                at = clears[told.clear].at
+            if playout is not None:
+                # a clear that never reached the carrier took nothing away: what was played was heard
+                arrived = 0 <= told.clear < len(clears)
+                at = clears[told.clear].at if arrived else leg.clock.samples()
                 heard = sum(
                     playout.heard_of(begin, end, at)
                     for begin, end, item_id in self._pieces
                     if item_id == told.item_id and end <= told.played_bytes
                 )
                 truth = heard / SAMPLES_PER_MS
-            elif told.clear < 0:
-                truth = sum(e - b for b, e, item_id in self._pieces if item_id == told.item_id) / SAMPLES_PER_MS
             cuts.append(Cut(told.at_ms, told.item_id, told.told_ms, truth, self._received.get(told.item_id, 0.0)))
         return cuts
 
