@@ -13,5 +13,5 @@ imports a dialect or the call.
     mind           what to answer; brain and reader: an agent file's `local:` section; frontdesk: the packaged one
     ear            turn detection               hearing, worker, phones   recognition, in a process of its own
     speech         espeak-ng, or packaged clips (made by make_clips)
-    script, outlet misbehaviour on request
+    script, outlet misbehaviour on request                       keys       what somebody wrote, read and told
 """

@@ -99,7 +99,7 @@ class Attached:
         if self._on_event is not None:
             self._on_event("client", event)
         audio = _appended(event)
-        if audio is not None:
+        if audio is not None and event["type"] not in self._script.ignore:
             self._hear(audio)
             return
         self._perform(self._session.receive(event, self._now()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -114,11 +115,12 @@ class Outlet:
             self._late = events.pop()
         return events
 
-    def _frame(self, event: Event) -> Frame:
+    def _frame(self, event: Any) -> Frame:
+        """Anything that has a JSON form: what a script sends need be no event."""
         if self._watch is not None:
             self._watch(event)
-        if self._script.binary_audio and "audio.delta" in event.get("type", ""):
-            return Frame(bytes(event["delta"]))
+        if self._script.binary_audio and isinstance(event, dict) and isinstance(event.get("delta"), bytes):
+            return Frame(event["delta"])
         return Frame(msgspec.json.encode(event).decode())
 
     def _due(self, *names: str) -> list[Act]:

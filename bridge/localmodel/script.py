@@ -38,6 +38,7 @@ How responses are given, for all of them on the same level as the keys above, fo
     responses:
       - {nth: 2, silent: true}      # asked for, and nothing comes; nth is a number, a list, or absent for all
       - {nth: [3, 4], status: failed, code: rate_limit_exceeded, message: ..., stop_after_ms: 400}
+      - {nth: 6, status: failed, error_type: invalid_request_error}   # server_error, unless told otherwise
       - {nth: 5, status: incomplete, reason: content_filter}
     first_audio_ms: 800             # until the first sound
     delta_ms: 200                   # sound in one delta
@@ -46,11 +47,13 @@ How responses are given, for all of them on the same level as the keys above, fo
     count_less_ms: 85               # the server reckons its items' sound this much shorter than what it sent
     text_only: true                 # text where sound was due
     answer: Hello.                  # in `responses:` only
+
+Events have their GA names, whatever the dialect; `after_type` takes the beta ones as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +61,13 @@ import msgspec
 import yaml
 
 from bridge.errors import ConfigError
+from bridge.localmodel.keys import FROM_1, NOT_NEGATIVE, between, nearest, read, shown
+from bridge.localmodel.wire import BETA_EVENTS, CLIENT_EVENTS, SERVER_EVENTS
+
+_ENDLESS = float("inf")
+_ABOVE_0 = (1e-9, _ENDLESS)
+_CLOSE_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}  # RFC 6455 section 7.4, and IANA's
+_REASON_BYTES = 123  # a close frame holds 125, its code among them (RFC 6455 section 5.5)
 
 
 class ResponseRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -79,8 +89,10 @@ class ResponseRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     stop_after_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.speed <= 0 or self.delta_ms < 1 or self.items < 1:
-            raise ValueError("speed must be above 0, delta_ms and items at least 1")
+        if self.speed <= 0:
+            raise ValueError("speed must be above 0")
+        between(self, speed=NOT_NEGATIVE, delta_ms=FROM_1, items=FROM_1, count_less_ms=(-_ENDLESS, _ENDLESS))
+        between(self, first_audio_ms=NOT_NEGATIVE, stop_after_ms=NOT_NEGATIVE)
 
 
 class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,16 +102,27 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     headers: dict[str, str] = {}
     body: str = ""
 
+    def __post_init__(self) -> None:
+        between(self, status=(200, 599))
+        if any(sign in text for header in self.headers.items() for text in header for sign in "\r\n\0"):
+            raise ValueError("headers: names and values are one line each")
+
 
 class Close(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     code: int = 1011
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        if self.code not in _CLOSE_CODES:
+            raise ValueError(f"code {self.code} is none to close with; 1000 to 1003, 1007 to 1014 and 3000 to 4999 are")
+        if len(self.reason.encode()) > _REASON_BYTES:
+            raise ValueError(f"reason is longer than the {_REASON_BYTES} bytes a close frame has for it")
+
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When (one of the `after_` keys), and what (one of the others)."""
 
-    after_events: int = 0
+    after_events: int | None = None
     after_type: str = ""
     nth: int = 1
     after_ms: float | None = None
@@ -114,14 +137,19 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     stall_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        if sum((bool(self.after_events), bool(self.after_type), self.after_ms is not None)) != 1:
+        between(self, after_events=FROM_1, nth=FROM_1, after_ms=NOT_NEGATIVE, stall_ms=NOT_NEGATIVE)
+        if sum((self.after_events is not None, bool(self.after_type), self.after_ms is not None)) != 1:
             raise ValueError("a step needs one of after_events, after_type, after_ms")
         given = (self.close, self.error, self.send, self.send_text, self.send_binary)
         does = [value is not None for value in given] + [self.drop, self.expire, self.half_open, self.stall_ms > 0]
         if sum(does) != 1:
             raise ValueError("a step does one thing: drop, close, error, send, send_text, send_binary, expire, ...")
+        _sure_of_json("send", self.send)
+        _sure_of_json("error", self.error)
         if self.send_binary is not None:
-            bytes.fromhex(self.send_binary)
+            _sure_of_hexadecimal(self.send_binary)
+        if self.after_type:
+            _sure_of_events("after_type", [self.after_type], SERVER_EVENTS | BETA_EVENTS.keys())
 
 
 class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -149,8 +177,15 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rules: tuple[tuple[frozenset[int], ResponseRule], ...] = ()  # for the responses with these numbers; empty: all
 
     def __post_init__(self) -> None:
-        if any(ms < 0 for ms in self.delay.values()):
-            raise ValueError("delay: times are not negative")
+        between(self, handshake_delay_ms=NOT_NEGATIVE, created_delay_ms=NOT_NEGATIVE, max_session_s=_ABOVE_0)
+        _sure_of_json("created_error", self.created_error)
+        if not all(0 <= ms < _ENDLESS for ms in self.delay.values()):
+            raise ValueError("delay: times are not negative, and finite")
+        if not isinstance(self.stuck_vad, bool) and any(turn < 1 for turn in self.stuck_vad):
+            raise ValueError("stuck_vad: turns are counted from 1")
+        for key in ("omit", "duplicate", "reorder", "delay"):
+            _sure_of_events(key, getattr(self, key), SERVER_EVENTS)
+        _sure_of_events("ignore", self.ignore, CLIENT_EVENTS)
 
     def response(self, number: int) -> ResponseRule:
         """The rule of the `number`th response, counted from 1."""
@@ -187,14 +222,13 @@ class Scripts:
         described = document["connections"] if listed else [document]
         if not isinstance(described, list) or (listed and len(document) > 1):
             raise ConfigError([f"{source}: connections: make it a list, and the only key on its level"])
-        entries = []
-        mistakes = []
-        for index, entry in enumerate(described):
-            where = f"{source}: connections[{index}]" if listed else source
-            try:
-                entries.append(_entry(entry))
-            except (msgspec.ValidationError, ValueError) as wrong:
-                mistakes.append(f"{where}: {wrong}")
+        entries: list[tuple[frozenset[int], Script]] = []
+        mistakes: list[str] = []
+        for number, entry in enumerate(described, 1):
+            where = f"{source}: connections[{number}]" if listed else source
+            wrong: list[str] = []
+            entries += _entry(entry, wrong)
+            mistakes += [f"{where}: {mistake}" for mistake in wrong]
         if mistakes:
             raise ConfigError(mistakes)
         return cls(entries)
@@ -207,34 +241,75 @@ class Scripts:
 
 
 _RULE_KEYS = frozenset(ResponseRule.__struct_fields__)
+_OF_ALL = _RULE_KEYS - {"answer"}
+_KEYS = (frozenset(Script.__struct_fields__) - {"rule", "rules"}) | _OF_ALL | {"on", "responses"}
 
 
-def _entry(described: Any) -> tuple[frozenset[int], Script]:
+def _entry(described: Any, wrong: list[str]) -> Iterator[tuple[frozenset[int], Script]]:
+    """Nothing, after adding to `wrong`, where it does not hold."""
     if not isinstance(described, Mapping):
-        raise ValueError(f"expected a mapping, found {type(described).__name__}")
+        wrong.append(f"expected a mapping of keys, found {shown(described)}")
+        return
     keys = {"on" if key is True else key: value for key, value in described.items()}  # YAML 1.1 reads `on` as true
-    connections = _numbers(keys.pop("on", "every"), "on")
-    for_all = {key: keys.pop(key) for key in list(keys) if key in _RULE_KEYS}
-    rules = []
-    responses = keys.pop("responses", [])
+    for key in keys.keys() & {"answer", "rule", "rules"}:
+        wrong.append(f"{key}: it is for single responses; write it under `responses`, or a list of `answers`")
+        del keys[key]
+    connections = _numbers(keys.pop("on", "every"), "on", wrong)
+    for_all = {key: keys.pop(key) for key in list(keys) if key in _OF_ALL}
+    rules = list(_rules(keys.pop("responses", []), for_all, wrong))
+    script = read(keys, Script, "", wrong, known=_KEYS)
+    rule = read(for_all, ResponseRule, "", wrong)
+    if script is not None and rule is not None and not wrong:
+        yield connections, msgspec.structs.replace(script, rule=rule, rules=tuple(rules))
+
+
+def _rules(
+    responses: Any, for_all: Mapping[str, Any], wrong: list[str]
+) -> Iterator[tuple[frozenset[int], ResponseRule]]:
     if not isinstance(responses, list) or not all(isinstance(entry, Mapping) for entry in responses):
-        raise ValueError("responses: make it a list of mappings")
-    for entry in responses:
+        wrong.append("responses: make it a list of mappings")
+        return
+    for number, entry in enumerate(responses, 1):
+        where = f"responses[{number}]"
         single = dict(entry)
-        numbers = _numbers(single.pop("nth", "every"), "nth")
-        rules.append((numbers, msgspec.convert({**for_all, **single}, ResponseRule)))
-    if "rule" in keys or "rules" in keys:
-        raise ValueError("write the rules of single responses under `responses`")
-    script = msgspec.convert(keys, Script)
-    rule = msgspec.convert(for_all, ResponseRule)
-    return connections, msgspec.structs.replace(script, rule=rule, rules=tuple(rules))
+        numbers = _numbers(single.pop("nth", "every"), f"{where}.nth", wrong)
+        told = read(single, ResponseRule, where, wrong, known=_RULE_KEYS | {"nth"})
+        both = read({**for_all, **single}, ResponseRule, where, []) if told else None
+        if both is not None:
+            yield numbers, both
 
 
-def _numbers(value: Any, key: str) -> frozenset[int]:
+def _numbers(value: Any, place: str, wrong: list[str]) -> frozenset[int]:
     """Empty for all of them."""
     if value == "every":
         return frozenset()
     listed = value if isinstance(value, list) else [value]
-    if not listed or not all(isinstance(number, int) and number > 0 for number in listed):
-        raise ValueError(f"{key}: write a number from 1, a list of them, or `every`")
+    if not listed or not all(type(number) is int and number > 0 for number in listed):
+        wrong.append(f"{place}: write a number from 1, a list of them, or `every`; found {shown(value)}")
+        return frozenset()
     return frozenset(listed)
+
+
+def _sure_of_events(key: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raises ValueError naming every event nobody sends."""
+    told = [
+        f"no event {name!r}" + (f"; write {ga}" if (ga := BETA_EVENTS.get(name)) in known else nearest(name, known))
+        for name in sorted(names)
+        if name not in known
+    ]
+    if told:
+        raise ValueError(f"{key}: {'; '.join(told)}")
+
+
+def _sure_of_json(key: str, value: Any) -> None:
+    try:
+        msgspec.json.encode(value)
+    except (TypeError, ValueError) as wrong:
+        raise ValueError(f"{key}: cannot be written as JSON: {wrong}") from None
+
+
+def _sure_of_hexadecimal(text: str) -> None:
+    try:
+        bytes.fromhex(text)
+    except ValueError:
+        raise ValueError(f"send_binary: {shown(text)} is not hexadecimal; write two digits for each byte") from None

@@ -189,7 +189,10 @@ class LocalModel:
         socket = web.WebSocketResponse(
             protocols=("realtime", "openai-realtime"), compress=False, max_msg_size=MAX_FRAME_BYTES, timeout=1.0
         )
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:
+            return web.Response()  # the client left while the script kept it waiting
         line = SocketLine(socket, request.transport)
         self._open.add(socket)
         try:

@@ -86,7 +86,7 @@ class SocketLine:
                         case bytes(data):
                             await self._socket.send_bytes(data)
                         case (code, reason):
-                            await self._socket.close(code=code, message=reason.encode()[:120])
+                            await self._socket.close(code=code, message=reason.encode()[:123])
                             return
                 except ConnectionError:
                     return  # the reader sees the end of it, too

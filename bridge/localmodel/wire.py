@@ -12,6 +12,24 @@ from typing import Any, Literal
 Event = dict[str, Any]
 Dialect = Literal["ga", "beta"]
 
+CLIENT_EVENTS = frozenset(
+    "session.update transcription_session.update input_audio_buffer.append input_audio_buffer.commit"
+    " input_audio_buffer.clear output_audio_buffer.clear conversation.item.create conversation.item.retrieve"
+    " conversation.item.truncate conversation.item.delete response.create response.cancel".split()
+)
+SERVER_EVENTS = frozenset(  # all the local model ever sends, unless a script says otherwise
+    "error session.created session.updated rate_limits.updated"
+    " conversation.item.added conversation.item.done conversation.item.retrieved conversation.item.truncated"
+    " conversation.item.deleted conversation.item.input_audio_transcription.delta"
+    " conversation.item.input_audio_transcription.completed"
+    " input_audio_buffer.committed input_audio_buffer.cleared input_audio_buffer.speech_started"
+    " input_audio_buffer.speech_stopped input_audio_buffer.timeout_triggered"
+    " response.created response.done response.output_item.added response.output_item.done"
+    " response.content_part.added response.content_part.done response.output_text.delta response.output_text.done"
+    " response.output_audio.delta response.output_audio.done response.output_audio_transcript.delta"
+    " response.output_audio_transcript.done response.function_call_arguments.delta"
+    " response.function_call_arguments.done".split()
+)
 _BETA_TYPES = {
     "response.output_audio.delta": "response.audio.delta",
     "response.output_audio.done": "response.audio.done",
@@ -21,6 +39,7 @@ _BETA_TYPES = {
     "response.output_text.done": "response.text.done",
     "conversation.item.added": "conversation.item.created",
 }
+BETA_EVENTS = {beta: ga for ga, beta in _BETA_TYPES.items()}  # those with other names
 _BETA_CONTENT = {"output_audio": "audio", "output_text": "text"}
 _GA_CONTENT = {beta: ga for ga, beta in _BETA_CONTENT.items()}
 _BETA_FORMATS = {"audio/pcm": "pcm16", "audio/pcmu": "g711_ulaw", "audio/pcma": "g711_alaw"}

@@ -58,11 +58,11 @@ class Wired:
     service: str
     connection: int
     direction: str  # "client": from us; "server": from the model
-    event: dict[str, Any]
+    event: Any  # a mapping, unless a script or a client sent something else
 
     @property
     def type(self) -> str:
-        return str(self.event.get("type", ""))
+        return str(self.event.get("type", "")) if isinstance(self.event, dict) else ""
 
 
 @dataclass(slots=True)

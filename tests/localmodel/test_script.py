@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import aiohttp
 import pytest
 
 from bridge.errors import ConfigError
+from bridge.localmodel import wire
 from bridge.localmodel.script import Scripts
 from bridge.sim import virtual
 from tests.localmodel.client import Client, connected, conversation, model
@@ -57,6 +60,18 @@ def test_refuse_answers_with_the_status_and_headers() -> None:
     assert raised.value.status == 429
     assert raised.value.headers is not None
     assert raised.value.headers["Retry-After"] == "2"
+
+
+def test_a_client_that_leaves_before_the_delayed_upgrade_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with model({"handshake_delay_ms": 4000}) as server:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1), connected(server):
+                    pass
+            await asyncio.sleep(4)
+
+    virtual.run(main())
+    assert caplog.records == []
 
 
 def test_handshake_delay_holds_the_upgrade_back() -> None:
@@ -197,6 +212,17 @@ def test_ignored_client_events_are_not_answered() -> None:
     assert client.types() == ["session.created"]
 
 
+def test_the_callers_sound_may_be_ignored() -> None:
+    async def scene(client: Client) -> None:
+        loud = base64.b64encode(b"\x00\x40\x00\xc0" * 4800).decode()
+        for _ in range(5):
+            await client.send("input_audio_buffer.append", audio=loud)
+        await client.read_for(1000)
+
+    assert "input_audio_buffer.speech_started" in play({}, scene).types()
+    assert play({"ignore": ["input_audio_buffer.append"]}, scene).types() == ["session.created"]
+
+
 @pytest.mark.parametrize(("stuck", "stops"), [(True, 0), ([1], 1), (False, 2)])
 def test_stuck_detection_never_hears_the_end(stuck: Any, stops: int) -> None:
     loud, quiet = (base64.b64encode(sound * 480).decode() for sound in (b"\x00\x40\x00\xc0", b"\0\0\0\0"))
@@ -250,6 +276,18 @@ def test_anything_can_be_sent_at_a_time(what: dict[str, Any], received: dict[str
     client = play({"steps": [{"after_ms": 1500, **what}]}, listen)
     assert client.received[-1][1] == received
     assert client.received[-1][0] == pytest.approx(1500, abs=1)
+
+
+@pytest.mark.parametrize("sent", [{"type": "response.output_audio.delta", "delta": "AAAA"}, [1, 2], "words", {}])
+def test_what_a_script_sends_goes_out_as_written_also_where_sound_is_binary(sent: Any) -> None:
+    async def main() -> list[str]:
+        frames: list[str] = []
+        server = model({"binary_audio": True, "steps": [{"after_ms": 100, "send": sent}]})
+        server.attach(lambda frame: frames.append(str(frame)))
+        await asyncio.sleep(1)
+        return frames
+
+    assert json.loads(virtual.run(main())[-1]) == sent
 
 
 def test_error_envelopes_are_complete() -> None:
@@ -377,18 +415,46 @@ def test_a_script_is_read_from_a_file(tmp_path: Path) -> None:
     ("document", "told"),
     [
         ([], "expected a mapping"),
-        ({"drop": True}, "unknown field `drop`"),
+        ({"drop": True}, "drop: unknown key; there are answers, "),
+        ({"frist_audio_ms": 300}, "frist_audio_ms: unknown key; did you mean first_audio_ms?"),
+        ({"response": [{"nth": 2}]}, "response: unknown key; did you mean responses?"),
+        ({"refuse": {"state": 503}}, "refuse.state: unknown key; did you mean status?"),
+        ({"refuse": {"status": 101}}, "refuse: status is from 200 to 599, found 101"),
+        ({"refuse": {"headers": {"A": "1\r\nB: 2"}}}, "refuse: headers: names and values are one line each"),
+        ({"refuse": 503}, "refuse: expected a mapping of keys, found 503"),
+        ({"handshake_delay_ms": -1, "created_delay_ms": -2}, "created_delay_ms is at least 0 and finite, found -2"),
+        ({"max_session_s": 0}, "max_session_s is"),
+        ({"first_audio_ms": -1}, "first_audio_ms is at least 0 and finite, found -1"),
+        ({"stop_after_ms": float("nan")}, "stop_after_ms is at least 0 and finite, found nan"),
+        ({"stuck_vad": [0]}, "stuck_vad: turns are counted from 1"),
+        ({"omit": ["response.don"]}, "omit: no event 'response.don'; did you mean response.done?"),
+        ({"reorder": ["response.audio.delta"]}, "no event 'response.audio.delta'; write response.output_audio.delta"),
+        ({"duplicate": ["response.create"]}, "duplicate: no event 'response.create'; did you mean response.created?"),
+        ({"delay": {"sesion.created": 5}}, "delay: no event 'sesion.created'; did you mean session.created?"),
+        ({"ignore": ["response.cancelled"]}, "ignore: no event 'response.cancelled'; did you mean response.cancel?"),
+        ({"answer": "Hello."}, "answer: it is for single responses; write it under `responses`"),
         ({"speed": 0}, "speed must be above 0"),
-        ({"speed": "fast"}, "Expected `float`, got `str`"),
+        ({"speed": "fast"}, "speed: expected `float`, got `str`, found 'fast'"),
         ({"steps": [{"drop": True}]}, "one of after_events, after_type, after_ms"),
         ({"steps": [{"after_ms": 1}]}, "does one thing"),
         ({"steps": [{"after_ms": 1, "drop": True, "expire": True}]}, "does one thing"),
-        ({"steps": [{"after_ms": 1, "send_binary": "xyz"}]}, "non-hexadecimal"),
+        ({"steps": [{"after_ms": 1, "send_binary": "xyz"}]}, "steps[1]: send_binary: 'xyz' is not hexadecimal"),
+        ({"steps": [{"after_ms": 1, "close": {"code": 1006}}]}, "steps[1].close: code 1006 is none to close with"),
+        ({"steps": [{"after_ms": 1, "close": {"reason": "é" * 62}}]}, "longer than the 123 bytes"),
+        ({"steps": [{"after_ms": 1, "send": {"a": {True: 1}}}]}, "steps[1]: send: cannot be written as JSON"),
+        ({"steps": [{"after_ms": 1, "stal_ms": 3}]}, "steps[1].stal_ms: unknown key; did you mean stall_ms?"),
+        ({"steps": [{"after_ms": -1, "drop": True}]}, "after_ms is at least 0 and finite, found -1"),
+        ({"steps": [{"after_events": -1, "drop": True}]}, "after_events is at least 1 and finite, found -1"),
+        ({"steps": [{"after_type": "error", "nth": 0, "drop": True}]}, "nth is at least 1 and finite, found 0"),
+        ({"steps": [{"after_type": "response.doen", "drop": True}]}, "after_type: no event 'response.doen'; did you"),
+        ({"steps": {"after_ms": 1}}, "steps: expected a list"),
+        ({"responses": [{"nth": 1, "silnt": True}]}, "responses[1].silnt: unknown key; did you mean silent?"),
+        ({"responses": [{"nth": True}]}, "nth: write a number from 1"),
         ({"responses": [{"nth": 0}]}, "nth: write a number from 1"),
         ({"responses": {"nth": 2, "silent": True}}, "responses: make it a list of mappings"),
         ({"responses": [2]}, "responses: make it a list of mappings"),
         ({"responses": None}, "responses: make it a list of mappings"),
-        ({"connections": [{"on": "first"}]}, "connections[0]: on: write a number"),
+        ({"connections": [{"on": "first"}]}, "connections[1]: on: write a number"),
         ({"connections": [], "speed": 2}, "the only key on its level"),
     ],
 )
@@ -399,12 +465,31 @@ def test_scripts_that_do_not_hold_say_why(document: Any, told: str) -> None:
     assert "bad.yaml" in str(raised.value)
 
 
+def test_all_mistakes_of_a_script_are_told_at_once() -> None:
+    wrong = {"omitt": [], "speed": 0, "steps": [{"after_ms": -1}], "responses": [{"nth": 0}, {"itmes": 2}]}
+    with pytest.raises(ConfigError) as raised:
+        Scripts.from_dict(wrong, source="bad.yaml")
+    keys = [mistake.removeprefix("bad.yaml: ").split(":")[0] for mistake in raised.value.mistakes]
+    assert keys == ["responses[1].nth", "responses[2].itmes", "omitt", "steps[1]", "speed must be above 0"]
+
+
+@pytest.mark.parametrize("room", ["session.py", "response.py"])
+def test_every_event_that_is_sent_or_read_can_be_named_in_a_script(room: str) -> None:
+    text = Path(wire.__file__).with_name(room).read_text("utf-8")
+    sent = set(re.findall(r'_emit(?:_in)?\(\s*(?:item, )?"([a-z_.]+)"', text))
+    taken = {
+        name for line in re.findall(r"case (\".*\"):", text) for name in re.findall(r'"([a-z_]+\.[a-z_.]+)"', line)
+    }
+    assert sent and sent <= wire.SERVER_EVENTS
+    assert taken <= wire.CLIENT_EVENTS and (taken == wire.CLIENT_EVENTS or room == "response.py")
+
+
 def test_every_key_is_explained_in_the_modules_text() -> None:
     from bridge.localmodel import script
 
     keys = {*script.Script.__struct_fields__, *script.ResponseRule.__struct_fields__, *script.Step.__struct_fields__}
     explained = script.__doc__ or ""
-    assert [key for key in keys - {"rule", "rules", "error_type"} if f"{key}:" not in explained] == []
+    assert [key for key in keys - {"rule", "rules"} if f"{key}:" not in explained] == []
 
 
 def test_audio_is_counted_as_it_was_sent() -> None:
