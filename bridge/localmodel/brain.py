@@ -5,12 +5,19 @@ says which sentences may be understood at all, as a JSGF grammar. Brains are fro
 `Dialogue` is what one call has said so far.
 
     local:
+      name: front desk               # the model's name where nobody asks for one
+      voice: en-us                   # where the session names none
       greeting: Hello, this is the front desk.
-      confirm: "You asked {about}."  # before an answer; {about} of the intent, {phrase} as understood
-      fallback: [I'm sorry, I did not understand.]
+      confirm: "You asked {about}."  # before an answer; {about} and {name} of the intent, {phrase} as understood
+      fallback: ["I'm sorry, I did not understand."]   # or more, taken in turn
+      sorry: "I'm sorry, that did not work."           # when a tool failed
+      still_there: Are you still there?                # to a caller who has been quiet, if the session asks for it
+      prompts:                       # a word in the instructions of one response, and what is said then
+        goodbye: Thank you for calling. Goodbye.
       intents:
         - name: hours
           about: about our opening hours
+          confirm: "Our hours: "                     # in place of the brain's; "" for none
           phrases: ["[please] (what are | tell me) your opening hours", when are you open]
           answer: We are open from nine to five.     # or a list, taken in turn
           digits: "1"                                # the same by a key

@@ -10,6 +10,8 @@ from typing import Any
 from bridge.errors import ConfigError
 from bridge.localmodel.brain import DID_NOT_UNDERSTAND, SORRY, STILL_THERE, Brain, Intent, UseTool, words_of
 
+KEYS = frozenset("name greeting confirm fallback sorry still_there voice intents prompts".split())
+INTENT_KEYS = frozenset("name phrases answer about before tool digits then confirm".split())
 MAX_EXPANSIONS = 200  # sentences one phrase may stand for
 
 
@@ -23,8 +25,7 @@ class Reader:
     def brain(self, section: Mapping[str, Any]) -> Brain:
         if not isinstance(section, Mapping):
             raise ConfigError([f"{self._source}: local: expected a mapping, found {type(section).__name__}"])
-        known = {"name", "greeting", "confirm", "fallback", "sorry", "still_there", "voice", "intents", "prompts"}
-        self._unknown("local", section, known)
+        self._unknown("local", section, KEYS)
         intents = section.get("intents", [])
         if not isinstance(intents, list):
             self._wrong("local.intents", intents, "make it a list")
@@ -42,7 +43,7 @@ class Reader:
             greeting=self._text("local.greeting", section.get("greeting", "Hello, how can I help you?")),
             intents=tuple(read),
             fallback=self._texts("local.fallback", section.get("fallback", DID_NOT_UNDERSTAND)),
-            confirm=self._text("local.confirm", section.get("confirm", "")),
+            confirm=self._template("local.confirm", section.get("confirm", "")),
             sorry=self._text("local.sorry", section.get("sorry", SORRY)),
             still_there=self._text("local.still_there", section.get("still_there", STILL_THERE)),
             voice=self._text("local.voice", section.get("voice", "")),
@@ -58,8 +59,7 @@ class Reader:
         if not isinstance(entry, Mapping):
             self._wrong(where, entry, "write name, phrases and answer")
             return Intent("", ())
-        known = {"name", "phrases", "answer", "about", "before", "tool", "digits", "then", "confirm"}
-        self._unknown(where, entry, known)
+        self._unknown(where, entry, INTENT_KEYS)
         phrases: list[str] = []
         for index, phrase in enumerate(self._texts(f"{where}.phrases", entry.get("phrases", []))):
             phrases.extend(self._expanded(f"{where}.phrases[{index}]", phrase))
@@ -72,7 +72,7 @@ class Reader:
             tool=self._tool(f"{where}.tool", entry.get("tool")),
             digits=self._digits(f"{where}.digits", entry.get("digits", "")),
             then=self._tool(f"{where}.then", entry.get("then")),
-            confirm=self._text(f"{where}.confirm", entry["confirm"]) if "confirm" in entry else None,
+            confirm=self._template(f"{where}.confirm", entry["confirm"]) if "confirm" in entry else None,
         )
         if not intent.name:
             self._wrong(f"{where}.name", entry.get("name"), "give the intent a name")
@@ -120,11 +120,19 @@ class Reader:
         self._wrong(where, value, "write a text")
         return ""
 
+    def _template(self, where: str, value: Any) -> str:
+        text = self._text(where, value)
+        try:
+            text.format(about="", phrase="", name="")
+        except (LookupError, ValueError, AttributeError):
+            self._wrong(where, value, "in braces there is {about}, {phrase} or {name}, and nothing else")
+        return text
+
     def _texts(self, where: str, value: Any) -> tuple[str, ...]:
         listed = value if isinstance(value, list | tuple) else [value]
         return tuple(text for text in (self._text(where, entry) for entry in listed) if text)
 
-    def _unknown(self, where: str, section: Mapping[str, Any], known: set[str]) -> None:
+    def _unknown(self, where: str, section: Mapping[str, Any], known: frozenset[str]) -> None:
         for key in section:
             if key not in known:
                 self._mistakes.append(

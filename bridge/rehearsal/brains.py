@@ -10,7 +10,7 @@ def brains_of(settings: Settings) -> dict[str, Brain]:
     """A brain for each agent that has one, the default agent's first."""
     names = sorted(settings.agents, key=lambda name: name != settings.default_agent)
     brains = {
-        name: Brain.from_dict(settings.agents[name].local, source=f"agents/{name}.yaml: local")
+        name: Brain.from_dict(settings.agents[name].local, source=f"agents/{name}.yaml")
         for name in names
         if settings.agents[name].local
     }

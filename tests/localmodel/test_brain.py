@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from bridge.errors import ConfigError
+from bridge.localmodel import brain
 from bridge.localmodel.brain import Brain, Dialogue, Heard, Say, UseTool, digits_in, words_of
-from bridge.localmodel.reader import expand
+from bridge.localmodel.reader import INTENT_KEYS, KEYS, expand
 from tests.localmodel.stage import SHOP
 
 TOOLS = ["find_order", "hang_up"]
@@ -42,6 +44,7 @@ def test_a_phrase_that_cannot_be_expanded_is_refused(phrase: str) -> None:
 def test_every_mistake_is_told_at_once_with_its_place() -> None:
     section: dict[str, Any] = {
         "greting": "hello",
+        "confirm": "You asked {abuot}.",
         "intents": [
             {"name": "a", "phrases": ["when (are", "same"], "answer": "x"},
             {"name": "a", "phrases": ["same"], "answer": "{output[x]}", "digits": "one"},
@@ -53,6 +56,7 @@ def test_every_mistake_is_told_at_once_with_its_place() -> None:
     told = "\n".join(raised.value.mistakes)
     for expected in (
         "agents/a.yaml: local.greting: unknown key",
+        "local.confirm: found 'You asked {abuot}.': in braces there is {about}, {phrase} or {name}",
         "local.intents[0].phrases[0]",
         "name 'a' occurs 2 times",
         "phrase 'same' occurs 2 times",
@@ -139,6 +143,14 @@ def test_keys_are_found_in_messages_about_keys_only(text: str, digits: str) -> N
 
 def test_digits_are_spelled_for_the_recogniser() -> None:
     assert words_of("Room 21, please!") == "room two one please"
+
+
+def test_the_documented_section_holds_every_key_and_means_what_it_says() -> None:
+    shown = (brain.__doc__ or "").partition("\n    local:\n")[2]
+    section = yaml.safe_load(shown)
+    assert set(section) == KEYS
+    assert {key for intent in section["intents"] for key in intent} == INTENT_KEYS
+    assert Brain.from_dict(section, source="the docstring").fallback == ("I'm sorry, I did not understand.",)
 
 
 def test_the_packaged_front_desk_holds() -> None:
