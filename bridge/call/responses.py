@@ -162,13 +162,14 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
     state.failures += 1
     desk.note("response_failed", f"{event.status} {event.reason}: {event.message}")
     wish = turns.named or Wish("answer", must=False)
-    if event.cure == "" and state.failures < 2:
+    in_writing = event.status == "completed"  # it thinks that it has answered
+    if event.cure == "" and state.failures < 2 and not in_writing:
         turns.want(wish)
         return
     if event.cure == "" and event.status == "incomplete":  # another session would say as little
         _say_it_again(desk)
         return
-    if event.status == "completed":
+    if in_writing:
         state.in_words = True
     state.failures = 0
     if turns.wish is None and wish.must:

@@ -27,6 +27,8 @@ _LIMIT_MARGIN_MS = 120_000.0  # a session is succeeded this long before its end,
 _ROLL_AGAIN_MS = 10_000.0
 _OUTAGE_MS = 15_000.0  # no session for this long: the next service's turn, or the apology
 _PATIENCE_MS = 5000.0  # the last service is tried for at least this long, and for no longer before the first word
+_STEADY_MS = 10_000.0  # a session that served for less was no help: another like it waits, and soon is the last
+_MOST_BRIEF = 6  # such sessions in a row
 _REPLAY_MS = 3000.0  # in this time a session has made out what is in the held audio
 _LONGEST_WAIT_S = 2.0  # of what a service asks us to wait before the next attempt
 
@@ -67,7 +69,7 @@ def ready(desk: Desk, event: ev.ModelReady) -> None:
         return
     if event.session != state.session or state.model != "opening":
         return
-    state.model, state.voice = "ready", False
+    state.model, state.ready_at, state.voice = "ready", desk.at, False
     state.progress_at, state.asked_twice, state.put_off = desk.at, False, False
     desk.timers.stop("model_ready", "voice")
     _keep_limit(desk, limit_at)
@@ -140,6 +142,7 @@ def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None
     if state.model == "ready":
         if not state.attempts or state.owed_since is None:  # else it is one more of those that left the caller waiting
             state.attempts, state.missing_since = 1, desk.at
+        state.brief = state.brief + 1 if desk.at - state.ready_at < _STEADY_MS else 0
         _forget(desk, silent_ms)
         if state.next_ready:
             _switch(desk)
@@ -156,8 +159,9 @@ def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None
         _next_service(desk, cure)
         return
     waits = desk.policies.model_retry_s
-    at_once = cure == "rotate" and state.attempts <= 1
-    wait_s = 0.0 if at_once else waits[min(state.attempts, len(waits)) - 1]
+    tries = max(state.attempts, state.brief - 1)  # once may be chance
+    at_once = cure == "rotate" and tries <= 1
+    wait_s = 0.0 if at_once else waits[min(tries, len(waits)) - 1]
     if retry_after_s is not None:
         state.put_off, wait_s = True, max(wait_s, min(retry_after_s, _LONGEST_WAIT_S))
     if wait_s <= 0:
@@ -171,6 +175,8 @@ def _given_up(desk: Desk, retry_after_s: float | None) -> bool:
     state = desk.state
     is_last = state.service + 1 == len(desk.plan.models)
     if retry_after_s is not None and (state.put_off or (retry_after_s > _LONGEST_WAIT_S and not is_last)):
+        return True
+    if state.brief > _MOST_BRIEF:
         return True
     missing_ms = desk.at - state.missing_since
     if missing_ms >= (_OUTAGE_MS if state.greeted else _PATIENCE_MS):
@@ -207,7 +213,7 @@ def _next_service(desk: Desk, cure: Cure) -> None:
     state, agent = desk.state, desk.plan.agent
     if state.service + 1 < len(desk.plan.models):
         state.service += 1
-        state.attempts, state.put_off, state.missing_since = 0, False, desk.at
+        state.attempts, state.brief, state.put_off, state.missing_since = 0, 0, False, desk.at
         desk.note("failover", desk.model.name)
         _open(desk)
         return
@@ -254,6 +260,6 @@ def _switch(desk: Desk) -> None:
     state = desk.state
     news = desk.transcript.history_since(state.next_knows, OUTCOME_UNKNOWN)
     desk.ask(do.SwitchModel(state.next_session, news))
-    state.session, state.model = state.next_session, "ready"
+    state.session, state.model, state.ready_at = state.next_session, "ready", desk.at
     state.next_session, state.next_ready, state.attempts = 0, False, 0
     _keep_limit(desk, state.next_limit_at)

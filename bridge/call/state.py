@@ -57,6 +57,8 @@ class State(msgspec.Struct):
     opened: int = 0  # sessions ever asked for
     service: int = 0
     attempts: int = 0  # in a row that brought nothing
+    ready_at: float = 0.0  # when the session in use became so
+    brief: int = 0  # sessions in a row that served for a moment only
     put_off: bool = False  # the service has asked us to wait once already
     missing_since: float = 0.0  # when the first of them began
     tokens: int = 0  # billed so far

@@ -22,6 +22,7 @@ from tests.call.playbook import (
     OBEYS,
     ROUTED,
     Playbook,
+    Step,
     Story,
     ask,
     asks_tool,
@@ -68,6 +69,16 @@ def switch(session: int, *news: do.HistoryItem) -> do.SwitchModel:
     return do.SwitchModel(session, news)
 
 
+def _serves_for_a_moment(session: int, at_ms: float, *then: do.Action) -> tuple[Step, Step]:
+    """It becomes ready, says something, and is lost."""
+    name = f"r{session}"
+    heard = (response(name), says(name, f"i{session}", 100))
+    return (
+        at(at_ms, ready(session), ask(RESUME)),
+        at(at_ms + 10, *heard, lost(session), CLOSE_MODEL, *then),
+    )
+
+
 STORIES: list[Story] = [
     story(
         "lost while idle: nothing is heard of it",
@@ -105,13 +116,12 @@ STORIES: list[Story] = [
         at(9000),
     ),
     story(
-        "an answer in writing, twice: the next session has the history in its instructions, and every later one",
-        at(0, response("r1"), words("r1", "i", "I can only write."), ends("r1"), ASK),
+        "an answer in writing: the next session has the history in its instructions, and every later one",
         at(
             100,
-            response("r2"),
-            words("r2", "j", "I can only write."),
-            ends("r2"),
+            response("r1"),
+            words("r1", "i", "I can only write."),
+            ends("r1"),
             CLOSE_MODEL,
             do.OpenModel(2, 0, (), True),
         ),
@@ -162,6 +172,30 @@ STORIES: list[Story] = [
         at(0, lost(1), CLOSE_MODEL, open_model(2, 0)),
         at(100, pressed("4"), pressed("#")),
         at(300, ready(2), do.TellModel("caller", "The caller pressed 4#"), ASK),
+    ),
+    story(
+        "sessions that serve for a moment and break, again and again, are waited for and then given up",
+        at(0, response("r1"), says("r1", "i1", 100), lost(1), CLOSE_MODEL, open_model(2)),
+        *_serves_for_a_moment(2, 10, open_model(3)),
+        *_serves_for_a_moment(3, 30),
+        *(at(540, open_model(4)), *_serves_for_a_moment(4, 550)),
+        *(at(2060, open_model(5)), *_serves_for_a_moment(5, 2070)),
+        *(at(3580, open_model(6)), *_serves_for_a_moment(6, 3590)),
+        *(at(5100, open_model(7)), *_serves_for_a_moment(7, 5110)),
+        at(5220, HANG_UP),
+        on=plan(),
+    ),
+    story(
+        "a session that breaks after it served for a while is followed by another at once, however often",
+        *(
+            step
+            for n in range(1, 10)
+            for step in (
+                at(10_000 * n, lost(n), CLOSE_MODEL, open_model(n + 1)),
+                at(10_000 * n, ready(n + 1)),
+            )
+        ),
+        on=plan(),
     ),
     story(
         "attempts wait longer each time; a rotation does not wait",
@@ -242,10 +276,6 @@ STORIES: list[Story] = [
         at(0, response("r1"), ends("r1", "failed", reason="server_error"), ASK),
         at(10, response("r2"), ends("r2", "failed", reason="server_error"), CLOSE_MODEL, open_model(2, 0)),
         at(200, ready(2), ask(RESUME)),
-    ),
-    story(
-        "a response without a sound is asked for again",
-        at(0, response("r1"), words("r1", "i", "I can only write."), ends("r1"), ASK),
     ),
     story(
         "a response that was refused for its content is asked for once more",

@@ -344,8 +344,11 @@ async def test_f21_a_stall_in_mid_sentence_is_covered_by_one_filler() -> None:
 
 
 @on_virtual_time
-async def test_f22_an_answer_in_writing_is_followed_by_a_session_that_has_the_history_in_its_instructions() -> None:
-    async with Scene({"connections": [{"on": 1, "responses": [{"nth": [2, 3], "text_only": True}]}]}) as scene:
+@pytest.mark.parametrize("nth", [2, [2, 3]])
+async def test_f22_an_answer_in_writing_is_followed_by_a_session_that_has_the_history_in_its_instructions(
+    nth: int | list[int],
+) -> None:
+    async with Scene({"connections": [{"on": 1, "responses": [{"nth": nth, "text_only": True}]}]}) as scene:
         story = await Story.greeted(scene)
         await story.ask()
         wait = await story.answered()
