@@ -8,6 +8,7 @@ documentation.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -100,6 +101,13 @@ class Idle(Part):
     )
     prompt: str = Field(default=_defaults.idle_prompt, description="Instructions for the question.")
     goodbye: str = Field(default=_defaults.idle_goodbye, description="Instructions for the goodbye.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _who_is_not_asked_is_let_go_only_where_it_says_so(cls, written: Any) -> Any:
+        if isinstance(written, Mapping) and written.get("prompt_after_s") == 0 and "hang_up_after_s" not in written:
+            return {**written, "hang_up_after_s": 0}
+        return written
 
 
 class Duration(Part):

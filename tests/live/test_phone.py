@@ -220,7 +220,7 @@ async def test_a_replaced_stream_is_closed_with_1000_and_no_longer_heard() -> No
 
 @on_virtual_time
 async def test_a_stream_in_time_and_a_burst_after_a_stall_are_welcome() -> None:
-    one = await line(idle_prompt_after_s=0.0)
+    one = await line(idle_prompt_after_s=0.0, idle_hang_up_after_s=0.0)
     for round_ in range(20):
         for _ in range(50):
             one.media()

@@ -24,7 +24,9 @@ DEAD_AIR_MS = 3000.0
 FILLER_MS = 1000.0
 HOURS = "We are open from nine in the morning until five in the afternoon, Monday to Friday."
 SATURDAY = "On Saturday we are open until noon, and on Sunday we are closed."
-QUIET: dict[str, Any] = {"idle": {"prompt_after_s": 0}}  # nobody asks whether the caller is still there
+QUIET: dict[str, Any] = {
+    "idle": {"prompt_after_s": 0, "hang_up_after_s": 0}
+}  # nobody asks whether the caller is still there
 
 
 def on_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

@@ -105,7 +105,12 @@ class Line:
             caller="+15550199",
             called="+15550100",
             direction="inbound",
-            agent=AgentPlan("agent", greeting="Greet.", policies=Policies(idle_prompt_after_s=0), clips=CLIPS),
+            agent=AgentPlan(
+                "agent",
+                greeting="Greet.",
+                policies=Policies(idle_prompt_after_s=0, idle_hang_up_after_s=0),
+                clips=CLIPS,
+            ),
             carrier=CarrierCapabilities(),
             models=(chosen.capabilities(),),
             session=SessionPlan(tools=TOOLS, model_rate_hz=rate_hz),

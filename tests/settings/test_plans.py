@@ -163,6 +163,18 @@ def test_every_policy_can_be_set_in_an_agents_file_and_has_the_cores_default() -
         assert getattr(changed, field.name) != getattr(defaults, field.name), f"no agent can set {field.name}"
 
 
+@pytest.mark.parametrize(
+    ("idle", "asks_after_s", "hangs_up_after_s"),
+    [("{prompt_after_s: 0}", 0, 0), ("{prompt_after_s: 0, hang_up_after_s: 8}", 0, 8), ("{prompt_after_s: 5}", 5, 20)],
+)
+def test_who_is_not_asked_is_let_go_only_where_the_file_says_so(
+    folder: Folder, idle: str, asks_after_s: float, hangs_up_after_s: float
+) -> None:
+    folder.write("agents/front-desk.yaml", f"{AGENT}idle: {idle}\n")
+    policies = directory(folder).plan(incoming())[0].agent.policies
+    assert (policies.idle_prompt_after_s, policies.idle_hang_up_after_s) == (asks_after_s, hangs_up_after_s)
+
+
 def test_tools_say_to_the_model_what_it_needs_and_no_number(folder: Folder) -> None:
     folder.write(
         "agents/front-desk.yaml",
