@@ -130,6 +130,13 @@ async def test_the_services_account_is_laid_beside_it_and_drawn() -> None:
         assert expected in shown, expected
 
 
+@on_virtual_time
+async def test_a_pause_between_two_speeches_is_no_gap_and_one_within_a_speech_is() -> None:
+    found = await outcome()
+    assert with_words(found, [AgentTurn(0, 1100, "One."), AgentTurn(1200, 2200)], []).gaps == (Gap(500, 100),)
+    assert with_words(found, [AgentTurn(0, 500, "One."), AgentTurn(600, 1100, "Two.")], []).gaps == ()
+
+
 def test_what_nobody_understood_is_empty_and_not_unknown() -> None:
     silent = np.zeros(0, np.int16)
     base = Outcome("x", 0, silent, silent, None, "completed")
