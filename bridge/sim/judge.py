@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from .figures import Measures
+from .measures import moment
 from .outcome import AgentTurn, Outcome, ToolCall
 from .scenario import Expectation, Scenario
 
@@ -151,11 +153,11 @@ def _tool_text(tool: ToolCall) -> str:
 def _yields(expected: Expectation, outcome: Outcome, measures: Measures) -> Verdict:
     limit = expected.agent_yields_within_ms
     said = f"the agent yields within {limit:g} ms"
-    at_ms = outcome.cuts[0].at_ms if outcome.cuts else outcome.length_ms
     if measures.yield_ms.max is None:
-        return Verdict(said, False, at_ms, "nobody interrupted it")
+        return Verdict(said, False, outcome.length_ms, "nobody interrupted it")
     met = limit is not None and measures.yield_ms.max <= limit
-    return Verdict(said, met, at_ms, f"{measures.barge_ins} interruptions, the longest {measures.yield_ms.max:g} ms")
+    found = f"{measures.barge_ins} interruptions, the longest {measures.yield_ms.max:g} ms"
+    return Verdict(said, met, _moment("yield_ms.max", outcome), found)
 
 
 def _truncated(expected: Expectation, outcome: Outcome) -> Verdict:
@@ -177,25 +179,16 @@ def _measured(expected: Expectation, outcome: Outcome, measures: Measures) -> Ve
     value = measures.value(expected.measure)
     if value is None:
         return Verdict(said, False, outcome.length_ms, "there is nothing to measure")
-    met = (expected.at_most is None or value <= expected.at_most) and (
-        expected.at_least is None or value >= expected.at_least
-    )
-    return Verdict(said, met, _worst_moment(expected.measure, outcome), f"it is {value:g}")
+    too_much = expected.at_most is not None and value > expected.at_most
+    too_little = expected.at_least is not None and value < expected.at_least
+    at_ms = _moment(expected.measure, outcome, most=expected.at_most if too_much else None)
+    return Verdict(said, not (too_much or too_little), at_ms, f"it is {value:g}")
 
 
-def _worst_moment(name: str, outcome: Outcome) -> float:
-    """Where to look when a figure is not as expected."""
-    match name.partition(".")[0]:
-        case "answer_ms" | "first_sound_ms" | "words_lost_at_start" if outcome.caller_turns:
-            return outcome.caller_turns[0].stop_ms
-        case "yield_ms" | "false_interruptions" | "barge_ins" if outcome.cuts:
-            return outcome.cuts[0].at_ms
-        case "truncation_error_ms" if outcome.truncations:
-            return max(outcome.truncations, key=lambda t: abs(t.told_ms - t.truth_ms)).at_ms
-        case "gaps" | "gap_ms" if outcome.gaps:
-            return max(outcome.gaps, key=lambda gap: gap.ms).at_ms
-        case _:
-            return outcome.length_ms
+def _moment(name: str, outcome: Outcome, *, most: float | None = None) -> float:
+    """Where to look for a figure; the end of the call if nowhere else."""
+    found = moment(outcome, name, most=math.inf if most is None else most)
+    return outcome.length_ms if found is None else found
 
 
 def _list(texts: Iterable[str], *, quoted: bool = True) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from bridge.sim.actor import Performance, StepDone
-from bridge.sim.figures import Measures, Spread
 from bridge.sim.judge import Verdict, contains, judge
-from bridge.sim.outcome import AgentTurn, CallerTurn, Cut, Outcome, ToolCall, Truncation
+from bridge.sim.measures import measure
+from bridge.sim.outcome import AgentTurn, CallerTurn, Cut, Gap, Outcome, ToolCall, Truncation
 from bridge.sim.scenario import from_dict
 from tests.sim.test_measures import track
 
@@ -17,7 +17,7 @@ CALL = Outcome(
     name="test",
     length_ms=20_000,
     caller=track(20_000),
-    agent=track(20_000),
+    agent=track(20_000, (0, 2000), (4600, 6200), (7800, 9000)),
     stream_from_ms=0,
     status="completed",
     performance=Performance(
@@ -37,11 +37,11 @@ CALL = Outcome(
     cuts=(Cut(6200, 3600, 900),),
     end_reason="agent_hung_up",
 )
-FIGURES = Measures(yield_ms=Spread.of([200]), answer_ms=Spread.of([600, 800]))
 
 
 def verdicts(*expect: dict[str, Any], outcome: Outcome = CALL, **more: Any) -> list[Verdict]:
-    return judge(from_dict({"caller": STEPS, "expect": list(expect), **more}, source="t.yaml"), outcome, FIGURES)
+    scenario = from_dict({"caller": STEPS, "expect": list(expect), **more}, source="t.yaml")
+    return judge(scenario, outcome, measure(outcome))
 
 
 @pytest.mark.parametrize(
@@ -82,20 +82,59 @@ def test_what_happened_as_expected_is_met(expected: dict[str, Any]) -> None:
         ({"tool_call": "hang_up"}, 20_000, "transfer"),
         ({"tool_call": "transfer", "arguments": {"target": "boss"}}, 20_000, "operator"),
         ({"tool_call": "transfer", "within_ms": 2000}, 9000, "9.50 s"),
-        ({"agent_yields_within_ms": 199}, 6200, "200"),
+        ({"agent_yields_within_ms": 199}, 6000, "200"),
         ({"truncated_at": {"near_ms": 1630, "tolerance_ms": 40}}, 6200, "told 1580 ms, heard 1600 ms"),
         ({"end_reason": "caller_left"}, 20_000, "agent_hung_up"),
-        ({"measure": "answer_ms.p95", "at_most": 799}, 4000, "800"),
-        ({"measure": "first_sound_ms.p50", "at_most": 799}, 4000, "nothing to measure"),
+        ({"measure": "answer_ms.p95", "at_most": 799}, 7000, "800"),
+        ({"measure": "answer_ms.p50", "at_least": 601}, 4000, "600"),
+        ({"measure": "answer_ms.count", "at_most": 1}, 7000, "2"),
+        ({"measure": "answer_ms.count", "at_least": 3}, 20_000, "2"),
+        ({"measure": "first_sound_ms.max", "at_least": 1}, 0, "0"),
+        ({"measure": "dead_air_longest_ms", "at_most": 5000}, 9000, "11000"),
+        ({"measure": "overlap_ms", "at_most": 100}, 6000, "200"),
+        ({"measure": "words_lost_at_start", "at_least": 1}, 20_000, "0"),
+        ({"measure": "talk_ratio", "at_most": 0.1}, 20_000, "0.7"),
     ],
 )
 def test_what_did_not_is_named_with_its_moment(expected: dict[str, Any], at_ms: float, found: str) -> None:
     (verdict,) = verdicts(expected)
     assert not verdict.met
-    if "nothing to measure" not in found:
-        assert verdict.at_ms == at_ms
+    assert verdict.at_ms == at_ms
     assert found in verdict.found
     assert verdict.line().startswith("FAILED at ")
+
+
+def test_a_failure_names_the_moment_of_the_value_that_broke_the_limit() -> None:
+    call = replace(
+        CALL,
+        agent=track(20_000, (1000, 3100), (4600, 6900), (7800, 9000)),
+        cuts=(Cut(3050, 2000, 100), Cut(6800, 3600, 900), Cut(9000, 1, 1), Cut(12_000, 1, 1)),
+        gaps=(Gap(1500, 40), Gap(5000, 90), Gap(8000, 30)),
+        truncations=(Truncation(3100, "a", 1000, 990), Truncation(6900, "b", 1000, 900)),
+    )
+    wanted: list[tuple[dict[str, Any], float]] = [
+        ({"agent_yields_within_ms": 300}, 6000),
+        ({"measure": "yield_ms.max", "at_most": 300}, 6000),
+        ({"measure": "yield_ms.p50", "at_most": 50}, 3000),
+        ({"measure": "barge_ins", "at_most": 1}, 6000),
+        ({"measure": "truncation_error_ms.max", "at_most": 50}, 6900),
+        ({"measure": "false_interruptions", "at_most": 1}, 12_000),
+        ({"measure": "gaps", "at_most": 0}, 1500),
+        ({"measure": "gaps", "at_most": 2}, 8000),
+        ({"measure": "gap_ms", "at_most": 129}, 5000),
+        ({"measure": "gap_ms", "at_most": 130}, 8000),
+    ]
+    for expected, at_ms in wanted:
+        (verdict,) = verdicts(expected, outcome=call)
+        assert (verdict.met, verdict.at_ms) == (False, at_ms), expected
+
+
+def test_a_figure_of_nothing_fails_at_the_end_of_the_call() -> None:
+    silent = replace(CALL, agent=track(20_000), truncations=())
+    for expected in ({"measure": "first_sound_ms.p50", "at_most": 799}, {"agent_yields_within_ms": 300}):
+        (verdict,) = verdicts(expected, outcome=silent)
+        assert (verdict.met, verdict.at_ms) == (False, 20_000)
+        assert verdict.found in ("there is nothing to measure", "nobody interrupted it")
 
 
 def test_a_call_that_outlasts_its_limit_or_ends_too_early_has_failed() -> None:
