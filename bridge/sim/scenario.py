@@ -230,6 +230,10 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def __post_init__(self) -> None:
         if sum(getattr(self, kind) is not None for kind in self.KINDS) != 1:
             raise ValueError(f"an expectation is one thing: {', '.join(self.KINDS)}")
+        for kind in ("agent_says", "heard", "understood", "absent", "tool_call"):
+            words = getattr(self, kind)
+            if words is not None and not any(letter.isalnum() for letter in words):
+                raise ValueError(f"{kind} needs a letter or a digit, found {words!r}")
         if self.measure is not None and self.at_most is None and self.at_least is None:
             raise ValueError("measure needs at_most or at_least")
         if self.within_ms is not None and not (self.agent_says or self.heard or self.tool_call):

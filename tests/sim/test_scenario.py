@@ -52,6 +52,15 @@ def test_a_scenario_without_a_caller_is_refused(tmp_path: Path, text: str) -> No
         load(tmp_path / "quiet.yaml")
 
 
+@pytest.mark.parametrize("kind", ["agent_says", "heard", "understood", "absent", "tool_call"])
+def test_words_that_are_none_cannot_be_expected(kind: str) -> None:
+    for words in ("", " ", "?!", "_'"):
+        assert mistakes({"caller": [SPEAKS], "expect": [{kind: words}]}) == [
+            f"a.yaml: expect[1]: {kind} needs a letter or a digit, found {words!r}"
+        ]
+    assert from_dict({"caller": [SPEAKS], "expect": [{kind: "Grüß' 7"}]})
+
+
 SPEAKS = {"say": "hello"}
 BEYOND = [
     ({"voice": {"words_per_minute": -5}}, "voice: words_per_minute is from 80 to 450, found -5"),
