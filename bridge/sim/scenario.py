@@ -197,6 +197,15 @@ class Near(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _between(self, near_ms=_NOT_NEGATIVE, tolerance_ms=_NOT_NEGATIVE)
 
 
+_OWNERS = {  # keys that mean something beside these alone
+    "arguments": ("tool_call",),
+    "at_most": ("measure",),
+    "at_least": ("measure",),
+    "within_ms": ("agent_says", "heard", "tool_call"),
+    "of_step": ("within_ms",),
+}
+
+
 class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What must be true of the call when it is over."""
 
@@ -236,8 +245,13 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 raise ValueError(f"{kind} needs a letter or a digit, found {words!r}")
         if self.measure is not None and self.at_most is None and self.at_least is None:
             raise ValueError("measure needs at_most or at_least")
-        if self.within_ms is not None and not (self.agent_says or self.heard or self.tool_call):
-            raise ValueError("within_ms belongs to agent_says, heard or tool_call")
+        idle = [
+            f"{key} belongs to {' or '.join(owners)}"
+            for key, owners in _OWNERS.items()
+            if getattr(self, key) not in (None, {}) and all(getattr(self, owner) is None for owner in owners)
+        ]
+        if idle:
+            raise ValueError("; ".join(idle))
         _between(self, within_ms=_NOT_NEGATIVE, agent_yields_within_ms=_NOT_NEGATIVE)
 
     @property

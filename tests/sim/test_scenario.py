@@ -61,6 +61,23 @@ def test_words_that_are_none_cannot_be_expected(kind: str) -> None:
     assert from_dict({"caller": [SPEAKS], "expect": [{kind: "Grüß' 7"}]})
 
 
+@pytest.mark.parametrize(
+    ("expected", "mistake"),
+    [
+        ({"heard": "x", "arguments": {"a": 1}}, "arguments belongs to tool_call"),
+        ({"heard": "x", "at_most": 0}, "at_most belongs to measure"),
+        (
+            {"end_reason": "caller_left", "at_least": 0, "of_step": 1},
+            "at_least belongs to measure; of_step belongs to within_ms",
+        ),
+        ({"understood": "x", "within_ms": 100}, "within_ms belongs to agent_says or heard or tool_call"),
+        ({"heard": "x", "of_step": 1}, "of_step belongs to within_ms"),
+    ],
+)
+def test_a_key_that_would_mean_nothing_is_refused_by_name(expected: dict[str, Any], mistake: str) -> None:
+    assert mistakes({"caller": [SPEAKS], "expect": [expected]}) == [f"a.yaml: expect[1]: {mistake}"]
+
+
 SPEAKS = {"say": "hello"}
 BEYOND = [
     ({"voice": {"words_per_minute": -5}}, "voice: words_per_minute is from 80 to 450, found -5"),
@@ -180,7 +197,7 @@ def test_what_only_the_whole_can_be_wrong_in_is_found_too() -> None:
         {
             "caller": [{"wav": "missing.wav"}, {"hang_up": True}, {"say": "hello"}],
             "expect": [
-                {"heard": "x", "of_step": 9},
+                {"heard": "x", "within_ms": 100, "of_step": 9},
                 {"measure": "anser_ms.p95", "at_most": 1},
                 {"end_reason": "bored"},
             ],
