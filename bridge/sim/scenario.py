@@ -8,7 +8,7 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
     changes: {barge_in: immediate}
     model: {first_audio_ms: 300}      # script of the model that answers
     service: {limits: {max_calls: 1}} # settings of the service
-    call: {to: "+15550100", from: "+15550199", direction: inbound, signing: right}
+    call: {to: "+15550100", from: "+15550199", signing: right}  # or forged, missing
     voice: {name: en-us, words_per_minute: 165, pitch: 50, level_dbfs: -20, snr_db: 20}  # 80 to 450; 0 to 99
     line: {latency_ms: 60, jitter_ms: 20, lost: 0.01, doubled: 0, swapped: 0, noise_dbfs: -55, suppress_silence: false}
     seed: 0
@@ -287,7 +287,6 @@ class Numbers(
 
     to: str = "+15550100"
     from_: str = "+15550199"
-    direction: Literal["inbound", "outbound"] = "inbound"
     signing: Literal["right", "forged", "missing"] = "right"
 
 
