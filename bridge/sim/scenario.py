@@ -2,6 +2,7 @@
 
 A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the step before it.
 
+    name: interrupted                 # of its reports and its golden timeline; without it the file's
     about: The caller interrupts and gets the answer to the second question.
     covers: [5, 6]                    # numbers of the complaints it guards against
     agent: front-desk                 # which agent of the configuration; `changes:` alters its file for this call
@@ -14,11 +15,12 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
     seed: 0
     limit_s: 60                       # the caller hangs up then; the scenario has failed
     repeat: 1                         # times, each with the next seed
-    sockets: false                    # true: worth running over real sockets as well
+    sockets: false                    # true: marks it for runs with --clock real as well; changes nothing itself
     caller:                           # one thing after the other
       - say: What are your opening hours?     # when the agent has been quiet for 700 ms, unless told otherwise
       - say: Sorry, where are you?
         into_agent_ms: 2100                   # once so much of the agent's present speech has been heard
+        voice: {pitch: 70}                    # of this step alone; what is not given is as in the scenario's voice
       - say: mm-hm
         at_ms: 9000                           # at this time of the call
         meant: false                          # nothing to be understood: the agent must not stop for it
@@ -357,9 +359,6 @@ def load_all(paths: Sequence[Path]) -> list[Scenario]:
 def from_dict(document: Any, *, source: str = "scenario") -> Scenario:
     """A scenario from what stands in its file. Raises ConfigError with all mistakes."""
     mistakes: list[str] = []
-    if isinstance(document, Mapping) and "source" in document:
-        mistakes.append(f"{source}: source: unknown key")
-        document = {key: value for key, value in document.items() if key != "source"}
     found = _checked(
         document if document is not None else {}, Scenario, "", lambda m: mistakes.append(f"{source}: {m}")
     )
@@ -444,6 +443,7 @@ def _checked_struct(value: Any, kind: type[msgspec.Struct], where: str, wrong: C
         return None
     types = typing.get_type_hints(kind)
     fields = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
+    fields.pop("source", None)  # ours, not the file's
     said: list[str] = []
     given = {}
     for key, one in value.items():

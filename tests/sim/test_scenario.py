@@ -26,7 +26,7 @@ def test_the_documented_example_is_a_scenario(tmp_path: Path) -> None:
     file = tmp_path / "interrupt.yaml"
     file.write_text(example)
     found = load(file)
-    assert found.name == "interrupt"
+    assert found.name == "interrupted"
     assert found.folder == tmp_path
     assert [step.name for step in found.caller[:3]] == [
         'say "What are your opening hours?"',
@@ -41,8 +41,8 @@ def test_every_key_is_documented() -> None:
     assert module.__doc__ is not None
     for kind in (module.Scenario, module.CallerStep, module.Fault, module.Expectation, module.Line, module.Numbers):
         for key in kind.__struct_encode_fields__:
-            if key not in ("name", "source", "voice"):
-                assert re.search(rf"\b{key}\b", module.__doc__), f"{kind.__name__}.{key}"
+            if key != "source":
+                assert re.search(rf"\b{key}:", module.__doc__), f"{kind.__name__}.{key}"
 
 
 @pytest.mark.parametrize("text", ["", "about: Nobody calls.", "caller: []"])
@@ -229,4 +229,7 @@ def test_who_calls_is_always_the_caller() -> None:
 
 
 def test_a_file_cannot_claim_to_be_another() -> None:
-    assert mistakes({"source": "b.yaml"}) == ["a.yaml: source: unknown key"]
+    for key in ("source", "sauce", "xyzzy"):
+        (found,) = mistakes({key: "b.yaml"})
+        assert found.startswith(f"a.yaml: {key}: unknown key; ")
+        assert "source" not in found.removeprefix(f"a.yaml: {key}")
