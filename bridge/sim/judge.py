@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from .figures import Measures
-from .measures import moment
+from .measures import SOON_MS, false_interruptions, moment
 from .outcome import AgentTurn, Outcome, ToolCall
 from .scenario import Expectation, Scenario
 
@@ -43,7 +43,19 @@ def judge(scenario: Scenario, outcome: Outcome, measures: Measures) -> list[Verd
         if not step.hang_up:  # the agent may hang up before the caller does
             found = f"the call had ended ({outcome.ended})"
             verdicts.append(Verdict(f"the caller gets to step {number}, {step.name}", False, end_ms, found))
+    if not any(expected.measure == "false_interruptions" for expected in scenario.expect):
+        verdicts += _silenced(outcome)
     return verdicts
+
+
+def _silenced(outcome: Outcome) -> Iterable[Verdict]:
+    """A verdict for each time something that was not meant made the agent stop."""
+    for cut in false_interruptions(outcome):
+        for turn in outcome.caller_turns:
+            if turn.start_ms <= cut.at_ms <= turn.stop_ms + SOON_MS:
+                found = f"{cut.dropped_ms:.0f} ms of it were thrown away"
+                yield Verdict(f'the agent goes on through "{turn.words}", which is not meant', False, cut.at_ms, found)
+                break
 
 
 def _judged(expected: Expectation, scenario: Scenario, outcome: Outcome, measures: Measures) -> Verdict:

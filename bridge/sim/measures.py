@@ -16,6 +16,7 @@ from .outcome import CallerTurn, Cut, Outcome
 from .sounds import RATE_HZ, Stretch, joined, loud_ms
 
 LONG_SILENCE_MS = 2000.0
+SOON_MS = 1000.0  # after the caller's words a clear may still be for them
 _ANSWER_AT_MOST_MS = 15_000.0  # what comes later is not an answer
 _JOINT_MS = 10.0
 
@@ -93,7 +94,7 @@ def _raw(outcome: Outcome) -> _Raw:
         "gap_ms": [Found(gap.at_ms, gap.ms) for gap in outcome.gaps],
         "clicks": [Found(at_ms) for at_ms in clicks(outcome)],
         "words_lost_at_start": [Found(turn.start_ms, _lost_words(turn)) for turn in turns],
-        "false_interruptions": [Found(cut.at_ms) for cut in _false_interruptions(outcome)],
+        "false_interruptions": [Found(cut.at_ms) for cut in false_interruptions(outcome)],
         "agent": [Found(s.start_ms, s.ms) for s in joined(loud_ms(outcome.agent))],
         "caller": [Found(s.start_ms, s.ms) for s in said],
     }
@@ -168,11 +169,11 @@ def _lost_words(turn: CallerTurn) -> int:
     return blocks[0].a if blocks[0].size else len(said)
 
 
-def _false_interruptions(outcome: Outcome) -> list[Cut]:
+def false_interruptions(outcome: Outcome) -> list[Cut]:
     """Clears that took sound away while no speech that was meant lay in the second before, or under way."""
     meant = [turn for turn in outcome.caller_turns if turn.meant]
     return [
         cut
         for cut in outcome.cuts
-        if cut.dropped_ms > 0 and not any(t.start_ms <= cut.at_ms <= t.stop_ms + 1000 for t in meant)
+        if cut.dropped_ms > 0 and not any(t.start_ms <= cut.at_ms <= t.stop_ms + SOON_MS for t in meant)
     ]

@@ -23,7 +23,8 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
         voice: {pitch: 70}                    # of this step alone; what is not given is as in the scenario's voice
       - say: mm-hm
         at_ms: 9000                           # at this time of the call
-        meant: false                          # nothing to be understood: the agent must not stop for it
+        meant: false                          # nothing to be understood: the agent must not stop for it, unless the
+                                              # scenario measures false_interruptions, which says how often it may
       - wav: cough.wav                        # beside the scenario's file; any rate
         after: stream                         # stream, agent_speaks, agent_quiet, said, clear, key, stop
         plus_ms: 500                          # so much later

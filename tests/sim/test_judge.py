@@ -147,6 +147,19 @@ def test_a_call_that_outlasts_its_limit_or_ends_too_early_has_failed() -> None:
     assert verdicts() == [], "an agent may hang up before the caller does"
 
 
+def test_an_agent_that_stops_for_what_is_not_meant_has_failed_unless_the_scenario_measures_it() -> None:
+    cough = CallerTurn(1500, 1700, "ahem", meant=False)
+    call = replace(CALL, caller_turns=(cough, *CALL.caller_turns), cuts=(Cut(1800, 1800, 700), *CALL.cuts))
+    (verdict,) = verdicts(outcome=call)
+    assert verdict.line() == (
+        'FAILED at 1.80 s: the agent goes on through "ahem", which is not meant: 700 ms of it were thrown away'
+    )
+    (measured,) = verdicts({"measure": "false_interruptions", "at_most": 1}, outcome=call)
+    assert measured.met
+    assert verdicts(outcome=replace(call, cuts=(Cut(1800, 1800, 0),))) == [], "nothing was taken away"
+    assert verdicts(outcome=replace(call, cuts=(Cut(2900, 1800, 700),))) == [], "long after it"
+
+
 def test_words_are_compared_without_case_and_punctuation_but_whole() -> None:
     assert contains("We're open, from Nine.", "we're open from nine")
     assert not contains("We are opening", "open")
