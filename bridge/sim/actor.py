@@ -25,6 +25,7 @@ from .voices import Voice
 
 POLITE_MS = 700.0  # how long the agent must be quiet before a caller speaks who was not told when
 PATIENCE_MS = 10_000.0  # who gets no answer for so long goes on
+_ENDED = "the call had ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Performance:
     done: list[StepDone] = field(default_factory=list)
     undone: list[int] = field(default_factory=list)  # the call ended before them
     timed_out: bool = False  # the scenario's limit_s was reached
+    missed: dict[int, str] = field(default_factory=dict)  # faults that never happened, and why
 
     def step(self, number: int) -> StepDone | None:
         return next((step for step in self.done if step.number == number), None)
@@ -93,7 +95,9 @@ async def perform(scenario: Scenario, leg: Leg, *, seed: int | None = None) -> P
     finally:
         for task in faults:
             task.cancel()
-        await asyncio.gather(*faults, return_exceptions=True)
+        reasons = await asyncio.gather(*faults, return_exceptions=True)
+    missed = ((number, why if isinstance(why, str) else _ENDED) for number, why in enumerate(reasons, 1))
+    performance.missed = {number: why for number, why in missed if why}
     reached = len(performance.done)
     performance.undone = list(range(reached + 1, len(scenario.caller) + 1))
     return performance
@@ -180,12 +184,13 @@ async def _occasion(occasion: Occasion, leg: Leg) -> bool:
             return await leg.wait_for(lambda: counted() > before)
 
 
-async def _fault(fault: Fault, leg: Leg) -> None:
+async def _fault(fault: Fault, leg: Leg) -> str:
+    """Why it did not happen; nothing if it did."""
     if not await _moment(fault, leg) or not await leg.sleep(fault.plus_ms):
-        return
+        return _ENDED
     stream = leg.stream
     if stream is None:
-        return
+        return "no media stream was open then"
     if fault.stall_ms is not None:
         stream.stall(fault.stall_ms)
     elif fault.stop_reading_ms is not None:
@@ -196,6 +201,7 @@ async def _fault(fault: Fault, leg: Leg) -> None:
         stream.half_open()
     else:
         stream.cut()
+    return ""
 
 
 def agent_stretches(leg: Leg) -> list[Stretch]:

@@ -43,6 +43,9 @@ def judge(scenario: Scenario, outcome: Outcome, measures: Measures) -> list[Verd
         if not step.hang_up:  # the agent may hang up before the caller does
             found = f"the call had ended ({outcome.ended})"
             verdicts.append(Verdict(f"the caller gets to step {number}, {step.name}", False, end_ms, found))
+    for number, why in outcome.performance.missed.items():
+        fault = scenario.faults[number - 1]
+        verdicts.append(Verdict(f"{fault.name} {fault.when}", False, end_ms, f"{why} ({outcome.ended})"))
     if not any(expected.measure == "false_interruptions" for expected in scenario.expect):
         verdicts += _silenced(outcome)
     return verdicts

@@ -112,6 +112,16 @@ class Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Whether the file says when."""
         return self.at_ms is not None or self.after is not None or self.into_agent_ms is not None
 
+    @property
+    def when(self) -> str:
+        """In words, for messages."""
+        plus = f"{self.plus_ms:g} ms after " if self.plus_ms else ""
+        if self.at_ms is not None:
+            return f"at {(self.at_ms + self.plus_ms) / 1000:g} s"
+        if self.into_agent_ms is not None:
+            return f"{plus or 'once '}{self.into_agent_ms:g} ms of the agent's speech were heard"
+        return f"{plus or 'after '}{self.after}"
+
 
 class VoiceChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the caller speaks; what is not given stays as the scenario's voice, or the default."""
@@ -190,6 +200,17 @@ class Fault(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError(
                 f"close_without_stop: {code} is no code to close with; 1000 to 1003, 1007 to 1014 and 3000 to 4999 are"
             )
+
+    @property
+    def name(self) -> str:
+        """As a sentence, for messages."""
+        if self.stall_ms is not None:
+            return f"the line stalls for {self.stall_ms:g} ms"
+        if self.stop_reading_ms is not None:
+            return f"the carrier reads nothing for {self.stop_reading_ms:g} ms"
+        if self.close_without_stop is not None:
+            return f"the carrier closes its socket with code {self.close_without_stop}"
+        return "the line is half open" if self.half_open else "the connection breaks"
 
 
 class Near(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -126,6 +126,31 @@ async def test_steps_the_call_did_not_live_to_see_are_undone() -> None:
 
 
 @on_virtual_time
+async def test_faults_whose_moment_never_came_are_missed_with_the_reason() -> None:
+    async def act(stream: Stream) -> None:
+        await asyncio.sleep(2)
+        await stream.socket.close()
+
+    scene = scenario(
+        {"silence": 2200},
+        {"hang_up": True},
+        faults=[
+            {"stall_ms": 100, "at_ms": 1000},
+            {"cut": True, "at_ms": 2100},
+            {"stall_ms": 100, "at_ms": 50_000},
+            {"half_open": True, "after": "clear"},
+        ],
+    )
+    async with Bridge(act=act) as bridge, bridge.carrier(after_close_s=1.0) as carrier:
+        performance = await perform(scene, await carrier.place_call(to="+1", from_="+2"))
+    assert performance.missed == {
+        2: "no media stream was open then",
+        3: "the call had ended",
+        4: "the call had ended",
+    }
+
+
+@on_virtual_time
 async def test_a_call_longer_than_the_limit_is_hung_up() -> None:
     leg, performance, _ = await acted(scenario(limit_s=5), greets)
     assert performance.timed_out

@@ -147,6 +147,28 @@ def test_a_call_that_outlasts_its_limit_or_ends_too_early_has_failed() -> None:
     assert verdicts() == [], "an agent may hang up before the caller does"
 
 
+def test_a_fault_that_never_happened_is_a_failure_named_with_its_moment() -> None:
+    faults: list[dict[str, Any]] = [
+        {"stall_ms": 800, "at_ms": 50_000},
+        {"cut": True, "after": "clear", "plus_ms": 200},
+        {"half_open": True, "into_agent_ms": 1500},
+        {"stop_reading_ms": 300, "after": "agent_quiet"},
+        {"close_without_stop": 1001, "at_ms": 1000},
+    ]
+    missed = {number: "the call had ended" for number in range(1, 6)}
+    found = verdicts(outcome=replace(CALL, performance=replace(CALL.performance, missed=missed)), faults=faults)
+    assert [verdict.expected for verdict in found] == [
+        "the line stalls for 800 ms at 50 s",
+        "the connection breaks 200 ms after clear",
+        "the line is half open once 1500 ms of the agent's speech were heard",
+        "the carrier reads nothing for 300 ms after agent_quiet",
+        "the carrier closes its socket with code 1001 at 1 s",
+    ]
+    assert {(verdict.met, verdict.at_ms, verdict.found) for verdict in found} == {
+        (False, 20_000, "the call had ended (agent_hung_up)")
+    }
+
+
 def test_an_agent_that_stops_for_what_is_not_meant_has_failed_unless_the_scenario_measures_it() -> None:
     cough = CallerTurn(1500, 1700, "ahem", meant=False)
     call = replace(CALL, caller_turns=(cough, *CALL.caller_turns), cuts=(Cut(1800, 1800, 700), *CALL.cuts))
