@@ -15,7 +15,7 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from bridge.errors import BridgeError
 from bridge.localmodel.brain import Brain, Heard
 from bridge.localmodel.hearing import Grammar, InlineRecogniser, Recogniser
 from bridge.rehearsal.folding import timeline
-from bridge.rehearsal.stage import AGENT, Stage
+from bridge.rehearsal.stage import Stage
 from bridge.rehearsal.telling import Result
 from bridge.rehearsal.watch import Watch
 from bridge.sim import actor, virtual, voices
@@ -111,6 +111,9 @@ def run_one(scenario: Scenario, how: Run) -> list[CallResult]:
             results.append(CallResult(scenario, error=str(error)))
             continue
         for outcome in outcomes:
+            if isinstance(outcome, str):
+                results.append(CallResult(scenario, error=outcome))
+                continue
             numbered = replace(outcome, number=len(results) + 1)
             figures = measure(numbered)
             results.append(
@@ -135,29 +138,43 @@ def wants_speech(scenarios: Sequence[Scenario]) -> list[Scenario]:
 
 # ---------------------------------------------------------------- our own service
 
-_Lived = tuple[list[Outcome], str]  # the calls, and what was left running when they were over
+# The calls, or what kept one from its outcome; and what was left running when they were over.
+_Lived = tuple[list[Outcome | str], str]
 
 
 async def _ours(scenario: Scenario, how: Run, seed: int) -> _Lived:
     before = asyncio.all_tasks()
     stage = Stage(
         agent=scenario.changes,
-        file=scenario.agent or AGENT,
+        file=scenario.agent,
         config=how.config,
         script=scenario.model or None,
         given=scenario.service,
         recogniser=_ears() if how.clock == "virtual" else None,
         detection="energy" if how.clock == "virtual" else "best",
         seed=seed,
+        calls=how.calls,
     )
     async with stage:
-        outcomes = list(await asyncio.gather(*(_call(scenario, stage, seed + n) for n in range(how.calls))))
-        left = await _still_open(stage)
+        outcomes = await _each(_call(scenario, stage, seed + number) for number in range(how.calls))
+        left = "" if any(isinstance(one, str) for one in outcomes) else await _still_open(stage)
     await asyncio.sleep(0)
     tasks = sorted(task.get_name() for task in asyncio.all_tasks() - before if not task.done())
     if tasks:
         left = f"{left}; " * bool(left) + f"tasks still run after the calls: {', '.join(tasks)}"
     return outcomes, left
+
+
+async def _each(calls: Iterable[Coroutine[Any, Any, Outcome]]) -> list[Outcome | str]:
+    """All of them at once. What keeps one from its outcome is no matter of the others."""
+
+    async def lived(call: Coroutine[Any, Any, Outcome]) -> Outcome | str:
+        try:
+            return await call
+        except (BridgeError, OSError) as error:
+            return str(error)
+
+    return list(await asyncio.gather(*map(lived, calls)))
 
 
 async def _still_open(stage: Stage) -> str:
@@ -278,7 +295,7 @@ async def _against(scenario: Scenario, how: Run, seed: int) -> _Lived:
             performance = await actor.perform(scenario, leg, seed=seed)
             return replace(of_leg(scenario, leg, performance, seed=seed), timeline=timeline(leg.timeline.moments, ()))
 
-        return list(await asyncio.gather(*(call(seed + number) for number in range(how.calls)))), ""
+        return await _each(call(seed + number) for number in range(how.calls)), ""
 
 
 def _unserved(scenario: Scenario, outcome: Outcome) -> str:

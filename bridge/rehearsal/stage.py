@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -46,6 +47,7 @@ AGENT: Final = "front-desk"
 NUMBER: Final = "+15550100"
 CALLER: Final = "+15550199"
 DEFAULT: Final = "default"
+_ROOM: Final = 100  # calls, and as many sockets of one address: the carrier's
 
 Script = Scripts | Mapping[str, Any] | Path | None
 
@@ -76,19 +78,24 @@ class Rehearsed:
 
 class Stage:
     """`agent` changes fields of the agent `file` (mappings are merged), read from the folder `config` or, without one,
-    from the sample; which model services that file names counts for nothing. `script` is the default model's.
+    from the sample; which model services that file names counts for nothing. Without `file` it is the only agent of
+    that folder, or the front desk. `script` is the default model's.
 
     `services` are further models by name, each with its script, for `agent["model"]["failover"]`; an agent that does
     not say fails over to them in their order. `profile` is what kind of service they are taken for, `given` are
-    settings of the service (`limits`, ...). `recogniser` and `voice` are the models' ears and mouth: what is installed,
-    if not given. A recogniser that lives in another process does not keep virtual time.
+    settings of the service (`limits`, ...), merged as well; there is room for `calls` at once. `recogniser` and `voice`
+    are the models' ears and mouth: what is installed, if not given. A recogniser that lives in another process does not
+    keep virtual time.
+
+    Raises ConfigError, here or when it is entered. Mistakes are told by a scenario's names: `changes` for `agent`,
+    `service` for `given`, `model` for `script`.
     """
 
     def __init__(
         self,
         *,
         agent: Mapping[str, Any] | None = None,
-        file: str = AGENT,
+        file: str = "",
         config: Path | None = None,
         script: Script = None,
         services: Mapping[str, Script] | None = None,
@@ -99,20 +106,29 @@ class Stage:
         voice: Voice | None = None,
         detection: Detection = "energy",
         seed: int | None = 0,
+        calls: int = 1,
     ) -> None:
         self.seed = seed
         self.wire: list[Wired] = []
         self.calls: list[Rehearsed] = []
         self._profile = profile
         self._given = dict(given or {})
-        self._file, written = agent_document(config or sample(), file)
+        self._changes = dict(agent or {})
+        self._room = dict.fromkeys(("max_calls", "pre_start", "pre_start_per_ip"), max(calls, _ROOM))
+        self._file, written = _agent_document(config or sample(), file)
         written["model"] = {"failover": list(services or ())}
-        self._agent = _merged(written, agent or {})
-        brain = brain or _brain(self._agent.get("local"), f"{self._file}: local")
+        self._agent = _merged(written, self._changes)
+        if isinstance(clips := self._agent.get("clips"), Mapping):
+            folder = self._file.parent.absolute()
+            self._agent["clips"] = {clip: str(folder / str(wav)) for clip, wav in clips.items()}
+        try:
+            brain = brain or _brain(self._agent.get("local"), str(self._file))
+        except ConfigError as error:
+            raise ConfigError([self._told(mistake, self._file) for mistake in error.mistakes]) from None
         self.models: dict[str, LocalModel] = {
             name: LocalModel(
                 {AGENT: brain},
-                script=one,
+                script=_script(one, "model" if name == DEFAULT else f"services.{name}"),
                 recogniser=recogniser,
                 speech=voice,
                 on_event=self._wire(name),
@@ -141,7 +157,7 @@ class Stage:
                 self.service = Service(self.settings, observe=self._observe, ended=self._call_ended)
                 await self.service.start(public_url=PUBLIC_URL)
             except ConfigError as error:
-                raise ConfigError([one.replace(str(copy_of_it), str(self._file)) for one in error.mistakes]) from None
+                raise ConfigError([self._told(mistake, copy_of_it) for mistake in error.mistakes]) from None
             up.push_async_callback(self.service.stop, grace_s=0)
             self.carrier = Carrier(
                 f"http://127.0.0.1:{self.service.port}", public_url=PUBLIC_URL, auth_token=TOKEN, seed=self.seed
@@ -167,11 +183,24 @@ class Stage:
             "twilio": {"auth_token": TOKEN},
             "realtime": services.pop(DEFAULT),
             "services": services,
+            "limits": self._room,
         }
-        return load({}, config=folder, given={**given, **self._given})
+        return load({}, config=folder, given=_merged(given, self._given))
 
     def _address(self, model: LocalModel) -> dict[str, str]:
         return {"profile": self._profile, "url": f"ws://127.0.0.1:{model.port}/v1/realtime", "model": AGENT}
+
+    def _told(self, mistake: str, file: Path) -> str:
+        """`file` is what was made of the agent's own and the changes: whose mistake it is says its key."""
+        place, _, rest = mistake.partition(": ")
+        if place.startswith((str(file), f"agents/{AGENT}.yaml")):
+            if _holds(self._changes, _key(rest)):
+                return f"changes.{rest}"
+            both = bool(self._changes) and (rest.startswith("the file") or ", line " in place)
+            return f"{self._file}{' with `changes`' if both else ''}: {rest}"
+        if place in ("a given setting", "bridge.yaml"):
+            return f"service.{rest}"
+        return f"service.{mistake}" if _holds(self._given, _key(mistake)) else mistake
 
     # ------------------------------------------------------------ calls
 
@@ -234,13 +263,42 @@ class Stage:
                 call.over.set_result(reason)
 
 
-def _brain(local: object, source: str) -> Brain:
+def _agent_document(config: Path, name: str) -> tuple[Path, dict[str, Any]]:
+    """The named agent's file; else the only one there is, or the front desk's. Raises ConfigError."""
+    known = sorted(file.stem for file in (config / "agents").glob("*.yaml"))
+    wanted = name or (known[0] if len(known) == 1 else AGENT)
+    try:
+        return agent_document(config, wanted)
+    except ConfigError as error:
+        if wanted in known:
+            raise
+        remedy = "Write `agent: NAME` in the scenario" + ("" if name else f", which without it calls {AGENT}")
+        raise ConfigError([f"{mistake}. {remedy}".replace("?.", "?") for mistake in error.mistakes]) from None
+
+
+def _brain(local: Any, source: str) -> Brain:
     """What the model knows of the agent; of one whose file says nothing, what it knows of any."""
-    if not local:
-        return Brain.default()
-    if not isinstance(local, Mapping):
-        raise ConfigError([f"{source}: expected a mapping, found {type(local).__name__}"])
-    return Brain.from_dict(local, source=source)
+    return Brain.from_dict(local, source=source) if local else Brain.default()
+
+
+def _script(script: Script, source: str) -> Script:
+    return Scripts.from_dict(script, source=source) if isinstance(script, Mapping) else script
+
+
+def _key(mistake: str) -> str:
+    """The key a mistake begins with: `idle.prompt_after_s`, `tools.0.name`, `local.intents[0]`."""
+    return re.split(r"[:=\s]", mistake, maxsplit=1)[0]
+
+
+def _holds(given: Any, key: str) -> bool:
+    """Whether a key is among what was given, or within it."""
+    for step in re.split(r"[.\[]", key):
+        if not isinstance(given, Mapping):
+            return True
+        if step not in given:
+            return False
+        given = given[step]
+    return True
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from bridge.errors import BridgeError
 from bridge.localmodel.server import LocalModel
 from bridge.rehearsal import run as runner
 from bridge.rehearsal.folding import timeline
 from bridge.rehearsal.run import Run, run, run_one
+from bridge.sim import actor
+from bridge.sim.actor import Performance
+from bridge.sim.leg import Leg
 from bridge.sim.report import CallResult
 from bridge.sim.scenario import Scenario, from_dict
 from bridge.sim.timeline import Moment
@@ -45,7 +49,25 @@ def test_what_keeps_a_scenario_from_running_is_its_result() -> None:
     (result,) = run_one(scenario("call", agent="nobody"), Run())
     assert not result.passed
     (failure,) = result.failures
-    assert failure.endswith("nobody.yaml: there is no agent 'nobody'; there are front-desk, pizza-order")
+    assert "nobody.yaml: there is no agent 'nobody'; there are front-desk, pizza-order. Write `agent: " in failure
+
+
+def test_there_is_room_for_all_calls_at_once() -> None:
+    assert [result.failures for result in run_one(scenario("call"), Run(calls=12))] == [[]] * 12
+
+
+def test_a_call_that_fails_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    perform = actor.perform
+
+    async def stumbles(scenario: Scenario, leg: Leg, *, seed: int) -> Performance:
+        if seed == 1:
+            raise BridgeError("the caller stumbled")
+        return await perform(scenario, leg, seed=seed)
+
+    monkeypatch.setattr(actor, "perform", stumbles)
+    results = run_one(scenario("call"), Run(calls=3))
+    assert [result.failures for result in results] == [[], ["the caller stumbled"], []]
+    assert [result.outcome and result.outcome.seed for result in results] == [0, None, 2]
 
 
 def test_a_session_that_outlives_its_call_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,12 +94,17 @@ def test_an_agent_of_ones_own_is_called_with_its_clips_and_without_its_model_ser
     monkeypatch.chdir(tmp_path)
     assert told([file(tmp_path, calls)]) == told([file(tmp_path, calls)], config=tmp_path / "config")
     assert told([file(tmp_path, calls)])[0] == 0
+    assert told([file(tmp_path, calls.removeprefix("agent: shop\n"))])[0] == 0
+    (tmp_path / "config" / "agents" / "bakery.yaml").write_text("instructions: You sell bread.\n", "utf-8")
     code, printed = told([file(tmp_path, QUIET)])
     assert code == 1
-    assert "config/agents/front-desk.yaml: there is no agent 'front-desk'; there are shop" in printed
+    assert "config/agents/front-desk.yaml: there is no agent 'front-desk'; there are bakery, shop" in printed
+    assert "Write `agent: NAME` in the scenario, which without it calls front-desk" in printed
+    code, printed = told([file(tmp_path, calls.replace("shop", "shopp"))])
+    assert code == 1 and "no agent 'shopp'; did you mean shop? Write `agent: NAME` in the scenario" in printed
     code, printed = told([file(tmp_path, calls + "changes: { barge_in: sometimes }")])
     assert code == 1
-    assert "config/agents/shop.yaml: barge_in = 'sometimes'" in printed
+    assert "changes.barge_in = 'sometimes'" in printed and "shop.yaml" not in printed
     with pytest.raises(ConfigError, match="nowhere"):
         told([file(tmp_path, calls)], config=tmp_path / "nowhere")
 
