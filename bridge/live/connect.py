@@ -36,9 +36,9 @@ class Refused(RealtimeError):
     """The service answered the handshake with an HTTP status. `retry_after_s` is what its header asked for."""
 
     def __init__(self, status: int, *, retry_after_s: float | None) -> None:
-        self.status = status
         self.retry_after_s = retry_after_s
-        super().__init__(f"HTTP {status} {responses.get(status, '')}".rstrip(), code=code_of_status(status))
+        said = f"HTTP {status} {responses.get(status, '')}".rstrip()
+        super().__init__(said, code=code_of_status(status), status=status)
 
 
 class _Dialling(asyncio.Protocol):
