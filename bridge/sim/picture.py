@@ -8,6 +8,7 @@ is one SVG text with no outside references.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -115,9 +116,15 @@ def draw(
         )
     parts += _legend(_HEAD + rows * _ROW + 8, signs, any(turn.unheard_ms for turn in turns))
     parts.append("</svg>")
-    return "\n".join(part for part in parts if part) + "\n"
+    return well_formed("\n".join(part for part in parts if part) + "\n")
 
 
+def well_formed(xml: str) -> str:
+    """With a replacement character for what no XML may hold, however it is escaped (XML 1.0, section 2.2)."""
+    return _NO_XML.sub("\ufffd", xml)
+
+
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLE = f"""<style>
 .title {{ font-size: 19px; font-weight: bold; fill: {_INK}; }}
 .soft {{ font-size: 12px; fill: {_SOFT}; }}

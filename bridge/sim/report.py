@@ -21,6 +21,7 @@ from .judge import Verdict
 from .measures import measure
 from .outcome import Outcome, Track, picture
 from .page import SCRIPT, STYLE
+from .picture import well_formed
 from .scenario import Scenario
 
 
@@ -149,7 +150,7 @@ def as_junit(results: Sequence[CallResult]) -> str:
             ET.SubElement(case, kind, {"message": result.failures[0]}).text = "\n".join(result.failures)
         ET.SubElement(case, "system-out").text = line(result)
     ET.indent(suites)
-    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+    return well_formed(ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n")
 
 
 # ---------------------------------------------------------------- for people
@@ -161,7 +162,7 @@ def as_html(results: Sequence[CallResult], *, title: str = "Simulated calls") ->
     rows = "\n".join(_row(number, result) for number, result in enumerate(results))
     calls = "\n".join(_section(number, result, folded=many and result.passed) for number, result in enumerate(results))
     passed = all(result.passed for result in results)
-    return f"""<!DOCTYPE html>
+    page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{escape(title)}</title><style>{STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
@@ -173,6 +174,7 @@ def as_html(results: Sequence[CallResult], *, title: str = "Simulated calls") ->
 {calls}
 <script>{SCRIPT}</script></body></html>
 """
+    return well_formed(page)
 
 
 def _row(number: int, result: CallResult) -> str:

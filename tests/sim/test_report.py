@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 from bridge.sim.judge import judge
 from bridge.sim.measures import measure
+from bridge.sim.outcome import picture
 from bridge.sim.report import CallResult, as_html, as_json, as_junit, line, summary
 from bridge.sim.scenario import from_dict
 from bridge.sim.timeline import Timeline, difference
@@ -68,6 +69,19 @@ def test_junit_has_a_case_for_each_call() -> None:
     assert failure is not None
     assert "parking" in failure.get("message", "")
     assert broken.find("error") is not None
+
+
+def test_a_control_character_breaks_no_report() -> None:
+    words = "a\x07b\x1b[1m\ud800c\ufffe \U0001f600\t."
+    turns = (replace(CALL.agent_turns[0], text=words, heard_text=words),)
+    bad = replace(result(heard="parking"), error=words, outcome=replace(CALL, agent_turns=turns))
+    error = ET.fromstring(as_junit([bad])).find(".//error")
+    assert error is not None
+    assert error.get("message", "").startswith("a\ufffdb\ufffd[1m\ufffdc\ufffd \U0001f600")
+    html = as_html([bad])
+    assert html.encode() and "\x07" not in html
+    assert bad.outcome is not None
+    assert ET.fromstring(picture(bad.outcome)) is not None
 
 
 class _Page(HTMLParser):
