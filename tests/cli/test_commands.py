@@ -241,8 +241,8 @@ def test_the_model_misbehaves_as_its_script_says(run_visited: Run, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "mistakes"),
     [
-        (b"dialect: gamma\n", ["Invalid enum value 'gamma'"]),
-        (b"connections:\n  - {speed: 0}\n  - {on: first}\n", ["connections[0]: speed", "connections[1]: on"]),
+        (b"dialect: gamma\n", ["invalid enum value 'gamma'"]),
+        (b"connections:\n  - {speed: 0}\n  - {on: first}\n", ["connections[1]: speed", "connections[2]: on"]),
         (b"responses: [2]\n", ["make it a list of mappings"]),
         (b"steps: [\n", ["while parsing"]),
         (b"\xff\xfe\n", ["can't decode"]),
