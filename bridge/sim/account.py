@@ -47,6 +47,7 @@ class Account:
     speak: Callable[[str], bytes] | None = None  # <Say> as mu-law; without it silence of the likely length
     after_close_s: float = 0.3  # from the end of a stream's socket to the next verb; documented nowhere
     on_broken_socket: Literal["continue", "nothing"] = "continue"  # undocumented: does a reset end the Connect?
+    takes_query: bool = False  # in a stream's address; Twilio refuses one (31920)
     dials: dict[str, DialOutcome] = field(default_factory=dict)  # by number or address
     keys: dict[str, str] = field(default_factory=dict)  # further REST credentials: key sid -> secret
     _made: int = 0

@@ -87,15 +87,16 @@ class Carrier:
     def against(cls, url: str, *, parameters: Mapping[str, str] | None = None, **options: Any) -> Self:
         """A carrier whose numbers all lead to one media-stream server, with no webhook before it.
 
-        `wss://host/path` is dialled as it stands; `ws://host:port/path`, which Twilio would not dial, stands for a
-        server under development. `options` are the constructor's. Raises UsageError for any other address.
+        `wss://host/path` is dialled as it stands; `ws://host:port/path` and a query behind the path, which Twilio would
+        not dial, stand for a server under development. `options` are the constructor's. Raises UsageError for any
+        other address.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("ws", "wss") or not parts.hostname or not _is_port(parts):
-            raise UsageError(f"{url!r} is not ws(s)://host/path or ws(s)://host:port/path")
+        parts = _media_address(url)
         plain = parts.scheme == "ws"
         carrier = cls(f"http{'' if plain else 's'}://{parts.netloc}", **options)
-        target = carrier.public_url.replace("http", "ws", 1) + parts.path if plain else url
+        carrier.account.takes_query = True
+        behind = parts.path + f"?{parts.query}" * bool(parts.query)
+        target = carrier.public_url.replace("http", "ws", 1) + behind if plain else url
         said = "".join(
             f"<Parameter name={quoteattr(name)} value={quoteattr(value)}/>"
             for name, value in (parameters or {}).items()
@@ -220,9 +221,14 @@ class Carrier:
             await asyncio.sleep(1.0)
 
 
-def _is_port(address: SplitResult) -> bool:
-    """Whether the port of an address, if it names one, can be dialled."""
+def _media_address(url: str) -> SplitResult:
+    """Raises UsageError for what no media stream can be opened at."""
     try:
-        return address.port != 0
-    except ValueError:
-        return False
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        dialled = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets, ports and names that are none
+        dialled = False
+    if not dialled or parts.fragment:
+        raise UsageError(f"{url!r} is not ws(s)://host/path or ws(s)://host:port/path")
+    return parts

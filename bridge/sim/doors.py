@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import OPEN
@@ -136,11 +136,15 @@ class NetworkDoor:
             raise Unreachable(f"{url}: {type(error).__name__} {error}".rstrip(), code=11205) from error
 
     async def open(self, url: str, *, headers: Mapping[str, str], listener: Listener, connect_s: float) -> MediaSocket:
-        uri = parse_uri(url)
+        try:
+            uri = parse_uri(url)
+        except InvalidURI as error:
+            raise Unreachable(str(error), code=31923) from error
         host, port, secure = uri.host, uri.port, uri.secure
         where = url  # really dialled
         if self._is_ours(uri.host):
-            where = f"{self._service.scheme.replace('http', 'ws', 1)}://{self._service.netloc}{urlsplit(url).path}"
+            behind = urlunsplit(urlsplit(url)._replace(scheme="", netloc=""))
+            where = f"{self._service.scheme.replace('http', 'ws', 1)}://{self._service.netloc}{behind}"
             host = self._service.hostname or host
             secure = self._service.scheme == "https"
             port = self._service.port or (443 if secure else 80)
@@ -164,6 +168,8 @@ class NetworkDoor:
         except InvalidHandshake as error:
             socket.abort()
             raise Unreachable(f"{where}: {error}", code=31920) from error
+        except UnicodeError as error:  # a host that is no name
+            raise Unreachable(f"{where}: {error}", code=31904) from error
         except OSError as error:
             if _refused(error):
                 raise Unreachable(f"{where}: connection refused", code=31902) from error

@@ -19,7 +19,7 @@ import structlog
 
 from bridge.audio import g711, resample
 
-from .account import DialOutcome
+from .account import Account, DialOutcome
 from .doors import Unreachable
 from .leg import FINAL, CallStatusUpdate, Dialled, Leg, Prompt
 from .playout import RATE_HZ, SAMPLES_PER_MS
@@ -264,7 +264,7 @@ class Execution:
         """<Connect><Stream>: returns when the stream has ended and the carrier has noticed."""
         leg, attributes = self.leg, noun.attributes
         url = urljoin(document.url, attributes.get("url", ""))
-        wrong = _wrong_stream(url, attributes)
+        wrong = _wrong_stream(url, attributes, self.account)
         if wrong is not None:
             self._error(wrong)
             return
@@ -326,13 +326,13 @@ class Execution:
         self._tell_later(url, [*form, ("StreamError", error)] if error else form)
 
 
-def _wrong_stream(url: str, attributes: dict[str, str]) -> Problem | None:
+def _wrong_stream(url: str, attributes: dict[str, str], account: Account) -> Problem | None:
     parts = urlsplit(url)
     if parts.scheme != "wss":
         return Problem(31922, f"stream url {url!r} is not wss")
     if not parts.hostname:
         return Problem(31923, f"stream url {url!r} has no host")
-    if parts.query:
+    if parts.query and not account.takes_query:
         return Problem(31920, f"stream url {url!r} has a query string")
     track = attributes.get("track", "inbound_track")
     if track != "inbound_track":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import re
 
 import pytest
 
@@ -407,6 +408,7 @@ async def test_a_refused_upgrade_is_error_31920_and_the_document_goes_on(status:
         ('url="wss://bridge.example.test/media?token=1"', 31920),
         ('url="wss://bridge.example.test/media" track="both_tracks"', 31941),
         ('url="wss:///media"', 31923),
+        ('url="wss://bridge.example.test/media#there"', 31923),
         ("", 31922),
     ],
 )
@@ -592,8 +594,36 @@ async def test_a_media_server_can_be_called_without_a_webhook() -> None:
             await leg.ended()
         assert bridge.forms == []
     assert leg.errors == []
-    with pytest.raises(UsageError):
-        Carrier.against("https://bridge.example.test/media")
+
+
+@on_virtual_time
+async def test_a_media_server_under_development_may_want_a_query() -> None:
+    async with Bridge() as bridge:
+        url = bridge.url.replace("http", "ws") + "/media?token=abc"
+        async with Carrier.against(url, auth_token=TOKEN) as carrier:
+            leg = await carrier.place_call(**CALL)
+            assert dict((await bridge.stream()).request.query) == {"token": "abc"}
+            leg.hang_up()
+            await leg.ended()
+    assert leg.errors == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://bridge.example.test/media",
+        "ws:///media",
+        "ws://127.0.0.1:99999/media",
+        "ws://127.0.0.1:0/media",
+        "ws://[::1/media",
+        "ws://..test/media",
+        "wss://bridge.example.test/media#there",
+        "media",
+    ],
+)
+def test_an_address_no_media_stream_can_be_opened_at_is_refused_by_name(url: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(repr(url))):
+        Carrier.against(url)
 
 
 # ---------------------------------------------------------------- waiting for things
