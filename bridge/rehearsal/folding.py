@@ -9,9 +9,10 @@ line.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,6 +27,9 @@ _FLOWING: Final = (
     re.compile(
         r"(?P<kind>CallerSpoke) (?P<more>\d+ bytes \d+(?: -> (?:PlayAudio [\d.]+ ms)?(?:, )?(?:SendCallerAudio.*)?)?)"
     ),
+)
+_PIECES: Final = re.compile(
+    r" *[\d.]+ +(\w+ +(media|mark)|service +(ModelSpoke|MarkReturned|DeadlineReached|CallerSpoke))\b"
 )
 
 
@@ -74,6 +78,42 @@ def timeline(moments: Sequence[Moment], story: Iterable[tuple[float, str]]) -> s
         fold.more.append(line.more)
     written += [fold.text() for fold in folds.values()]
     return "".join(line + "\n" for line in written)
+
+
+def differences(wanted: str, found: str) -> list[str]:
+    """The changed lines of two timelines, "-" wanted and "+" found: those of other words or decisions first, then those
+    of other figures, and the flow of the audio last.
+    """
+    lines = wanted.splitlines(), found.splitlines()
+    telling = [line for line in lines[0] if not _flows(line)], [line for line in lines[1] if not _flows(line)]
+    changed = [*_changed(*telling, key=_words), *_changed(*telling, key=_untimed), *_changed(*lines, key=str)]
+    return list(dict.fromkeys(changed))
+
+
+def _changed(wanted: Sequence[str], found: Sequence[str], *, key: Callable[[str], str]) -> Iterable[str]:
+    """Pair by pair, so that the first lines show both sides."""
+    pairing = difflib.SequenceMatcher(None, [key(line) for line in wanted], [key(line) for line in found], False)
+    for kind, a, to_a, b, to_b in pairing.get_opcodes():
+        if kind == "equal":
+            continue
+        for old, new in itertools.zip_longest(wanted[a:to_a], found[b:to_b]):
+            yield from (
+                f"{sign} {' '.join(line.split())}" for sign, line in (("-", old), ("+", new)) if line is not None
+            )
+
+
+def _flows(line: str) -> bool:
+    """Whether a line counts pieces of audio, and nothing else comes of them."""
+    return _PIECES.match(line) is not None and set(re.findall(r"(?:-> |, )(\w+)", line)) <= {"PlayAudio"}
+
+
+def _untimed(line: str) -> str:
+    return re.sub(r"^ *[\d.]+|( at 0( \+\S+)+$)", "", line)
+
+
+def _words(line: str) -> str:
+    """Without its times, the ids and all other figures."""
+    return re.sub(r"\d[\w.]*", "#", _untimed(line))
 
 
 def _of_line(moments: Iterable[Moment]) -> Iterable[_Line]:

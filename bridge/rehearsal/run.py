@@ -8,7 +8,6 @@ the service knows: words, tools, truncations, the reason of the end.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import functools
 import importlib.util
 import json
@@ -27,7 +26,7 @@ from bridge.call.transcript import Entry
 from bridge.errors import BridgeError
 from bridge.localmodel.brain import Brain, Heard
 from bridge.localmodel.hearing import Grammar, InlineRecogniser, Recogniser
-from bridge.rehearsal.folding import timeline
+from bridge.rehearsal.folding import differences, timeline
 from bridge.rehearsal.stage import Stage
 from bridge.rehearsal.telling import Result
 from bridge.rehearsal.watch import Watch
@@ -44,7 +43,7 @@ Clock = Literal["virtual", "real"]
 Told = Callable[[CallResult], None]
 
 _SLACK_MS: Final = 400.0  # a detector hears speech begin and end about then
-_SHOWN_DIFFERENCE: Final = 3
+_SHOWN_DIFFERENCE: Final = 4
 _WORTH_A_PROCESS: Final = 4  # scenarios: it takes about as long to start
 _RECOGNITION_S: Final = 0.06
 _CLOSING_S: Final = 2.0  # how soon after a call its session must be closed
@@ -348,9 +347,5 @@ def _compared(scenario: Scenario, outcome: Outcome, how: Run) -> str:
         return f"{golden} cannot be read: {why}. Renew it with --update-golden"
     if wanted == outcome.timeline:
         return ""
-    changed = [
-        line
-        for line in difflib.unified_diff(wanted.splitlines(), outcome.timeline.splitlines(), lineterm="", n=0)
-        if not line.startswith(("---", "+++", "@@"))
-    ]
-    return f"differs from {golden}: " + " / ".join(" ".join(line.split()) for line in changed[:_SHOWN_DIFFERENCE])
+    changed = differences(wanted, outcome.timeline)
+    return f"differs from {golden}: " + " / ".join(changed[:_SHOWN_DIFFERENCE])

@@ -9,7 +9,7 @@ import pytest
 from bridge.errors import BridgeError
 from bridge.localmodel.server import LocalModel
 from bridge.rehearsal import run as runner
-from bridge.rehearsal.folding import timeline
+from bridge.rehearsal.folding import differences, timeline
 from bridge.rehearsal.run import Run, run, run_one
 from bridge.sim import actor
 from bridge.sim.actor import Performance
@@ -102,6 +102,46 @@ def test_a_decision_that_does_more_than_keep_audio_flowing_has_its_own_line() ->
         "      0.00  service  MarkReturned 1.4 -> PlayAudio 100 ms 1.5 -> PlayAudio 100 ms at 0 +100",
         "    200.00  service  MarkReturned 1.6 -> HangUp",
     ]
+
+
+def test_a_difference_shows_changed_words_first_and_the_flow_of_audio_last() -> None:
+    wanted = """\
+      0.00  carrier  media          sound=silence from_ms=0 frames=209
+      0.00  service  ModelSaid resp_1 item_2 Hello there, all of you. at 0 +40x2
+     40.00  service  ModelSpoke resp_1 item_2 1600 bytes 200 -> PlayAudio 200 ms
+    100.00  service  TruncateItem item_2 1500
+    200.00  service  MarkReturned 1.6 -> HangUp
+"""
+    found = """\
+      0.00  carrier  media          sound=silence from_ms=0 frames=211
+      0.00  service  ModelSaid resp_1 item_2 Hello there, both of you. at 0 +40x3
+     40.00  service  ModelSpoke resp_1 item_2 1600 bytes 200 -> PlayAudio 180 ms
+    120.00  service  TruncateItem item_2 1520
+    210.00  service  MarkReturned 1.6 -> EndCall
+"""
+    assert differences(wanted, found) == [
+        "- 0.00 service ModelSaid resp_1 item_2 Hello there, all of you. at 0 +40x2",
+        "+ 0.00 service ModelSaid resp_1 item_2 Hello there, both of you. at 0 +40x3",
+        "- 200.00 service MarkReturned 1.6 -> HangUp",
+        "+ 210.00 service MarkReturned 1.6 -> EndCall",
+        "- 100.00 service TruncateItem item_2 1500",
+        "+ 120.00 service TruncateItem item_2 1520",
+        "- 0.00 carrier media sound=silence from_ms=0 frames=209",
+        "+ 0.00 carrier media sound=silence from_ms=0 frames=211",
+        "- 40.00 service ModelSpoke resp_1 item_2 1600 bytes 200 -> PlayAudio 200 ms",
+        "+ 40.00 service ModelSpoke resp_1 item_2 1600 bytes 200 -> PlayAudio 180 ms",
+    ]
+
+
+def test_the_first_differences_from_a_golden_timeline_are_told(tmp_path: Path) -> None:
+    run_one(scenario("call"), Run(golden=tmp_path, update_golden=True))
+    golden = tmp_path / "call.txt"
+    golden.write_text(golden.read_text().replace("frames=", "frames=9").replace("CallRouted", "CallLost"))
+    (result,) = run_one(scenario("call"), Run(golden=tmp_path))
+    told = result.difference.removeprefix(f"differs from {golden}: ").split(" / ")
+    assert told[0].startswith("- 0.00 service CallLost")
+    assert told[1].startswith("+ 0.00 service CallRouted")
+    assert len(told) == 4 and "frames=" in told[2]
 
 
 def test_only_one_call_at_a_time_on_the_virtual_clock_is_compared(tmp_path: Path) -> None:
