@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -15,6 +15,9 @@ from .outcome import AgentTurn, Outcome, ToolCall
 from .scenario import Expectation, Scenario
 
 _TextOf = Callable[[AgentTurn], str]
+
+_SEEN_BY_THE_CARRIER = frozenset({"agent_yields_within_ms", "measure"})
+_NOT_KNOWN = "it cannot be known of somebody else's server; expect agent_yields_within_ms or a measure there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,13 @@ def _silenced(outcome: Outcome) -> Iterable[Verdict]:
 
 
 def _judged(expected: Expectation, scenario: Scenario, outcome: Outcome, measures: Measures) -> Verdict:
+    verdict = _as_known(expected, scenario, outcome, measures)
+    if outcome.foreign and expected.kind not in _SEEN_BY_THE_CARRIER:
+        return replace(verdict, met=False, found=_NOT_KNOWN)
+    return verdict
+
+
+def _as_known(expected: Expectation, scenario: Scenario, outcome: Outcome, measures: Measures) -> Verdict:
     match expected.kind:
         case "agent_says":
             assert expected.agent_says is not None

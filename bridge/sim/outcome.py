@@ -105,6 +105,7 @@ class Outcome:
     borders_ms: tuple[float, ...] = ()  # where one piece of the agent's audio ended and another began, or it was cut
     end_reason: str = ""
     served: bool = True  # a media stream opened, and the server did not break it off
+    foreign: bool = False  # somebody else's server, of which the carrier's account is all that is known
     left: str = ""  # why none opened, or how the server ended it; nothing where the carrier's side did
     complaints: tuple[str, ...] = ()  # the carrier's errors and warnings
     signs: tuple[Sign, ...] = ()  # what a picture shows besides the turns

@@ -5,7 +5,8 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
     name: interrupted                 # of its reports and its golden timeline; without it the file's
     about: The caller interrupts and gets the answer to the second question.
     covers: [5, 6]                    # numbers of the complaints it guards against
-    agent: front-desk                 # which agent of the configuration; `changes:` alters its file for this call
+    agent: front-desk                 # of the configuration; without it the only agent there is, or the front-desk.
+                                      # `changes:` alters its file for this call
     changes: {barge_in: immediate}
     model: {first_audio_ms: 300}      # script of the model that answers
     service: {limits: {max_calls: 1}} # settings of the service
@@ -58,6 +59,10 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
       - measure: answer_ms.p95                # a figure of the report (figures.py)
         at_most: 750
         at_least: 0
+
+Of somebody else's server (`--against`) only what the telephone network sees is known: agent_yields_within_ms and
+measures. What was said, heard, understood, used or truncated there, and why it ended the call, fails as not to be
+known.
 """
 
 from __future__ import annotations
@@ -395,6 +400,9 @@ def from_dict(document: Any, *, source: str = "scenario") -> Scenario:
 def _across(scenario: Scenario, folder: Path) -> list[str]:
     """What only the whole can be wrong in."""
     mistakes = []
+    name = scenario.name
+    if name in (".", "..") or not name.isprintable() or set(name) & set("/\\"):
+        mistakes.append(f"name: files are called by it, and {name!r} is no plain file name; leave out / and \\")
     if not scenario.caller:
         mistakes.append("caller: a scenario needs a caller; say what they do, if only `- silence: 4000`")
     mistakes += [f"voice.name: {wrong}" for wrong in _unknown_voice(scenario.voice)]

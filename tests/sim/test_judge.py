@@ -104,6 +104,32 @@ def test_what_did_not_is_named_with_its_moment(expected: dict[str, Any], at_ms: 
     assert verdict.line().startswith("FAILED at ")
 
 
+@pytest.mark.parametrize(
+    "expected",
+    [
+        {"agent_says": "hello"},
+        {"heard": "hello"},
+        {"understood": "where are you"},
+        {"absent": "until five"},
+        {"tool_call": "transfer"},
+        {"truncated_at": {"near_ms": 1600}},
+        {"end_reason": "agent_hung_up"},
+    ],
+)
+def test_of_somebody_elses_server_it_is_not_known_what_only_a_service_knows(expected: dict[str, Any]) -> None:
+    silent = replace(CALL, foreign=True, agent_turns=(), tools=(), truncations=(), end_reason="")
+    (verdict,) = verdicts(expected, outcome=silent)
+    assert not verdict.met
+    assert verdict.found == (
+        "it cannot be known of somebody else's server; expect agent_yields_within_ms or a measure there"
+    )
+
+
+def test_of_somebody_elses_server_is_known_what_the_carrier_saw() -> None:
+    expected = {"agent_yields_within_ms": 200}, {"measure": "answer_ms.count", "at_least": 2}
+    assert all(verdict.met for verdict in verdicts(*expected, outcome=replace(CALL, foreign=True)))
+
+
 def test_a_failure_names_the_moment_of_the_value_that_broke_the_limit() -> None:
     call = replace(
         CALL,

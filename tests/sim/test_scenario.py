@@ -192,6 +192,14 @@ def test_all_mistakes_are_listed_with_file_and_key() -> None:
         assert any(mistake.startswith(f"a.yaml: {start}") for mistake in found), start
 
 
+@pytest.mark.parametrize("name", ["a/b", "../escaped", "..", "a\\b", "a\nb"])
+def test_a_name_that_is_no_plain_file_name_is_refused(name: str) -> None:
+    (found,) = mistakes({"name": name, "caller": [{"silence": 100}]})
+    assert found.startswith(
+        f"a.yaml: name: files are called by it, and {name!r} is no plain file name; leave out / and"
+    )
+
+
 def test_what_only_the_whole_can_be_wrong_in_is_found_too() -> None:
     found = mistakes(
         {
