@@ -56,7 +56,7 @@ class Run:
 
     clock: Clock = "virtual"
     calls: int = 1
-    golden: Path | None = None  # the folder of golden timelines; None: not compared
+    golden: Path | None = None  # the folder of golden timelines, beside each scenario; None: not compared
     update_golden: bool = False
     timelines: Path | None = None  # where each call's timeline is written
     against: str = ""  # a media-stream address of somebody else's
@@ -292,7 +292,8 @@ async def _against(scenario: Scenario, how: Run, seed: int) -> _Lived:
             caller = actor.caller_of(scenario, seed=seed)
             leg = await carrier.place_call(to=numbers.to, from_=numbers.from_, caller=caller)
             performance = await actor.perform(scenario, leg, seed=seed)
-            return replace(of_leg(scenario, leg, performance, seed=seed), timeline=timeline(leg.timeline.moments, ()))
+            outcome = of_leg(scenario, leg, performance, seed=seed)
+            return replace(outcome, foreign=True, timeline=timeline(leg.timeline.moments, ()))
 
         return await _each(call(seed + number) for number in range(how.calls)), ""
 
@@ -317,7 +318,13 @@ def not_compared(scenarios: Sequence[Scenario], how: Run) -> list[str]:
     """Those that have no golden timeline, by name; nothing where timelines are not compared at all."""
     if not _compares(how) or how.golden is None:
         return []
-    return [scenario.name for scenario in scenarios if not (how.golden / f"{scenario.name}.txt").is_file()]
+    golden = how.golden
+    return [one.name for one in scenarios if not (one.folder / golden / timeline_name(one)).is_file()]
+
+
+def timeline_name(scenario: Scenario, number: int = 1) -> str:
+    """The file of a call's timeline."""
+    return f"{scenario.name}.txt" if number == 1 else f"{scenario.name}-{number}.txt"
 
 
 def _compares(how: Run) -> bool:
@@ -327,15 +334,15 @@ def _compares(how: Run) -> bool:
 
 def _compared(scenario: Scenario, outcome: Outcome, how: Run) -> str:
     """Write the timeline where it is wanted; how it differs from the golden one, in a few lines."""
-    name = f"{scenario.name}.txt" if outcome.number == 1 else f"{scenario.name}-{outcome.number}.txt"
+    name = timeline_name(scenario, outcome.number)
     if how.timelines is not None:
         how.timelines.mkdir(parents=True, exist_ok=True)
         (how.timelines / name).write_text(outcome.timeline, encoding="utf-8")
     if how.golden is None or not _compares(how) or outcome.number != 1:
         return ""
-    golden = how.golden / name
+    golden = scenario.folder / how.golden / name
     if how.update_golden:
-        how.golden.mkdir(parents=True, exist_ok=True)
+        golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(outcome.timeline, encoding="utf-8")
         return ""
     if not golden.is_file():

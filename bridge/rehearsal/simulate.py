@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -11,13 +11,13 @@ from rich.console import Console
 
 from bridge.errors import UsageError
 from bridge.rehearsal.keeping import can_fill, can_write
-from bridge.rehearsal.run import Clock, Run, not_compared, run, silence_logs, wants_speech
+from bridge.rehearsal.run import Clock, Run, not_compared, run, silence_logs, timeline_name, wants_speech
 from bridge.settings import config_folder
 from bridge.sim import report as reports
 from bridge.sim.report import CallResult
 from bridge.sim.scenario import Scenario, load_all
 
-GOLDEN: Final = "golden"  # the folder beside the scenarios
+GOLDEN: Final = Path("golden")  # beside each scenario
 _SHOWN: Final = 4
 _SUFFIX: Final = {"html": ".html", "json": ".json", "junit": ".xml"}
 
@@ -54,14 +54,16 @@ def simulate(
             f"{mute[0].name} needs speech (so do {len(mute)} of the {len(scenarios)} scenarios), and it is not "
             "installed here: pip install 'voice-bridge[local]'"
         )
-    golden = None if against else _golden(files)
     if page is not None:
         can_write(page[1], "--out")
-    for option, folder in (("--timeline", timeline), ("--update-golden", golden if update_golden else None)):
-        if folder is not None:
-            can_fill(folder, option)
-            for scenario in scenarios:
-                can_write(folder / f"{scenario.name}.txt", option)
+    if timeline is not None:
+        _each_its_own(
+            "--timeline",
+            ((timeline / timeline_name(one, n), one) for one in scenarios for n in range(1, one.repeat * calls + 1)),
+        )
+    if update_golden:
+        _each_its_own("--update-golden", ((one.folder / GOLDEN / timeline_name(one), one) for one in scenarios))
+    golden = None if against else GOLDEN
     how = Run(cast(Clock, clock or "virtual"), calls, golden, update_golden, timeline, against, config_folder(config))
 
     def told(result: CallResult) -> None:
@@ -110,7 +112,16 @@ def _load(files: Sequence[Path]) -> list[Scenario]:
         raise UsageError(f"{error.filename}: {error.strerror}. Name scenarios this user may read") from None
 
 
-def _golden(files: Sequence[Path]) -> Path:
-    """Golden timelines lie in a folder beside the scenarios."""
-    first = files[0]
-    return (first if first.is_dir() else first.parent) / GOLDEN
+def _each_its_own(option: str, kept: Iterable[tuple[Path, Scenario]]) -> None:
+    """Raises UsageError where two scenarios have one file, or one that cannot be written."""
+    of: dict[Path, Scenario] = {}
+    for file, scenario in kept:
+        other = of.setdefault(file, scenario)
+        if other.source != scenario.source:
+            raise UsageError(
+                f"{option}: {other.source} and {scenario.source} would both write {file}; give one another `name:`"
+            )
+    for folder in dict.fromkeys(file.parent for file in of):
+        can_fill(folder, option)
+    for file in of:
+        can_write(file, option)

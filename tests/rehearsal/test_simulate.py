@@ -203,6 +203,33 @@ def test_golden_timelines_are_written_compared_and_missed(tmp_path: Path) -> Non
     assert "timeline: differs from" in printed and "CallerStayed" in printed
 
 
+def test_each_scenario_has_its_golden_timeline_in_its_own_folder(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder, silence in zip(folders, ("4000", "5000"), strict=True):
+        folder.mkdir()
+        file(folder, QUIET.replace("4000", silence))
+    assert told(folders, update_golden=True)[0] == 0
+    first, second = ((folder / "golden" / "a-call.txt").read_text("utf-8") for folder in folders)
+    assert first != second
+    assert told(folders)[0] == told(folders[::-1])[0] == 0
+
+
+def test_two_scenarios_of_one_name_do_not_write_to_one_file(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    same = [file(tmp_path, QUIET), file(tmp_path / "two", QUIET)]
+    with pytest.raises(
+        UsageError, match=r"--timeline: .* would both write .*lines/a-call\.txt; give one another `name"
+    ):
+        told(same, timeline=tmp_path / "lines")
+    numbered = [file(tmp_path, QUIET + "repeat: 2\n"), file(tmp_path, QUIET, "a-call-2.yaml")]
+    with pytest.raises(UsageError, match=r"would both write .*lines/a-call-2\.txt"):
+        told(numbered, timeline=tmp_path / "lines")
+    named = [file(tmp_path, QUIET + f"name: call\n# {n}\n", f"{n}.yaml") for n in "ab"]
+    with pytest.raises(UsageError, match=r"--update-golden: .* would both write .*golden/call\.txt"):
+        told(named, update_golden=True)
+    assert not (tmp_path / "lines").exists() and not (tmp_path / "golden").exists()
+
+
 def test_calls_at_once_have_a_seed_each(tmp_path: Path) -> None:
     page = tmp_path / "calls.json"
     code, printed = told([file(tmp_path, QUIET)], calls=5, report="json", out=page)
@@ -365,6 +392,7 @@ def test_a_server_that_is_not_there_is_told_by_the_address_that_was_given(tmp_pa
         code, printed = told([file(tmp_path, QUIET)], against=address)
     assert code == 1
     assert f"no media stream: {address}: connection refused" in printed
+    assert printed.count("it cannot be known of somebody else's server") == 2  # what was heard, and the reason
 
 
 async def test_a_server_is_not_blamed_where_the_scenario_harms_the_line(tmp_path: Path) -> None:
