@@ -13,6 +13,7 @@ from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.call.machine import Call
 from bridge.call.plan import CarrierCapabilities, ModelCapabilities
+from tests.call.carrier import BYTES_PER_MS
 from tests.call.playbook import (
     CLIPS,
     INTERRUPTS,
@@ -159,6 +160,7 @@ def test_what_peers_say_without_end_is_not_kept_without_end() -> None:
         assert len(kept) <= 256
     assert len(call.state.transcript.entries) <= 400
     assert len(call.state.timers.at) < 64
+    assert len(call.state.recent) <= call.plan.agent.policies.hold_caller_ms * BYTES_PER_MS + 10_000  # of 60 s
 
 
 def test_a_response_that_never_ends_is_cut_at_two_minutes() -> None:
