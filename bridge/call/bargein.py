@@ -49,7 +49,8 @@ def speech_started(desk: Desk, event: ev.CallerSpeechStarted) -> None:
         told_ms = min(detection.waits_ms, _LONGEST_SILENCE_MS) + _TELLING_MS if detection else 0.0
         desk.timers.start("barge_in", desk.at + desk.policies.barge_in.after_ms + told_ms)
     elif agent_holds and (mode == "off" or protected(desk)):
-        pass  # it is answered when the agent has finished
+        if ending.may_be_taken_back(desk):
+            ending.take_back(desk)  # and it is answered when the agent has finished
     else:
         _barge_in(desk)
 
@@ -197,7 +198,7 @@ def _end_by_hand(desk: Desk) -> None:
     _stopped(desk)
     if desk.turns.expecting:
         desk.turns.expecting = False
-        _want_answer(desk)
+        want_answer(desk)
 
 
 def service_answers(desk: Desk) -> None:
@@ -224,14 +225,16 @@ def _stopped(desk: Desk) -> None:
         desk.ask(do.CommitCallerAudio())
     if desk.model.model_answers and desk.plan.session.turn_detection is not None:
         turns.expecting = True
+        ending.expect_no_longer(desk)
         if turns.wish is not None and not turns.wish.instructions:
             turns.wish = None
     else:
         turns.expecting = False
-        _want_answer(desk)
+        want_answer(desk)
 
 
-def _want_answer(desk: Desk) -> None:
+def want_answer(desk: Desk) -> None:
+    """Ask for the answer to what the caller has said, unless it is too late for one."""
     if not ending.unanswered(desk):
         desk.turns.want(Wish("answer", must=False))
 

@@ -14,12 +14,19 @@ _TRANSFER_FAILED = "The transfer did not work. Tell the caller and offer somethi
 _LEAVING_MS = 5000.0  # the carrier has this long to take a hang-up or transfer of ours
 _CLOCK_MS = 1000.0  # a mark this much later than the clock says will not come
 _LONGEST_GOODBYE_MS = 60_000.0
+_LONGEST_CLIP_MS = 600_000.0  # what an agent's fallback plays
+_UNEXPECTED_MS = 1500.0
 _LOOK_AGAIN_MS = 1000.0
 _OVERTIME_MS = 20_000.0  # for what is being said at a limit, and the goodbye
 
 _WISHED = {"agent": EndReason.AGENT_HUNG_UP, "operator": EndReason.ENDED_BY_OPERATOR, "drain": EndReason.DRAINED}
 _TAKEN_BACK = (EndReason.AGENT_HUNG_UP, EndReason.TRANSFERRED)
-_LIMITS = (EndReason.MAX_DURATION, EndReason.TOKEN_LIMIT)
+_LONGEST_MS = {
+    EndReason.MAX_DURATION: _OVERTIME_MS,
+    EndReason.TOKEN_LIMIT: _OVERTIME_MS,
+    EndReason.MODEL_UNAVAILABLE: _LONGEST_CLIP_MS,
+    EndReason.MODEL_REFUSED: _LONGEST_CLIP_MS,
+}
 
 
 # ---------------------------------------------------------------- wishes
@@ -41,10 +48,22 @@ def begin(desk: Desk, what: str, reason: EndReason, target: str = "") -> bool:
     """The call is to end when what is being said, or wished to be said, was heard. False: it is ending already."""
     if desk.state.ending is not None:
         return False
-    latest_at = desk.at + (_OVERTIME_MS if reason in _LIMITS else _LONGEST_GOODBYE_MS)
+    latest_at = desk.at + _LONGEST_MS.get(reason, _LONGEST_GOODBYE_MS)
     desk.state.ending = Ending("transfer" if what == "transfer" else "hang_up", reason, target, latest_at)
     desk.after("goodbye", desk.policies.goodbye_wait_s * 1000)
+    expect_no_longer(desk)
     return True
+
+
+def expect_no_longer(desk: Desk) -> None:
+    """An answer nobody is to hear is waited for a moment only: the goodbye cannot come before it."""
+    if desk.turns.expecting and unanswered(desk):
+        desk.after("unexpected", _UNEXPECTED_MS)
+
+
+def on_unexpected(desk: Desk) -> None:
+    if unanswered(desk):
+        desk.turns.expecting = False
 
 
 def may_be_taken_back(desk: Desk) -> bool:
@@ -171,8 +190,7 @@ def end(desk: Desk, reason: EndReason) -> None:
 
 
 def on_limit_warning(desk: Desk) -> None:
-    if desk.state.ending is None:
-        desk.turns.want(Wish("limit_warning", desk.policies.limit_warning, again=True))
+    desk.turns.want(Wish("limit_warning", desk.policies.limit_warning, again=True))
 
 
 def on_limit(desk: Desk) -> None:

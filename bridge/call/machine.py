@@ -123,7 +123,7 @@ class Call:
             return
         desk.ledger.release(desk.at, desk.out)
         responses.settle(desk)
-        if desk.turns.wish is not None:
+        if desk.turns.wishing:
             responses.grant(desk)
         if self.state.next_ready:
             sessions.switch_if_due(desk)
@@ -194,5 +194,6 @@ _TIMERS: dict[str, Callable[[Desk], None]] = {
     "limit_warning": ending.on_limit_warning,
     "limit": ending.on_limit,
     "goodbye": ending.on_goodbye,
+    "unexpected": ending.on_unexpected,
     "leaving": ending.on_leaving,
 }

@@ -18,7 +18,10 @@ _ASK_AGAIN_MS = 500.0
 def grant(desk: Desk) -> None:
     """Ask for the response that is wished for, if the floor is free."""
     turns = desk.turns
-    wish = turns.grant() if desk.state.model == "ready" else None
+    state = desk.state
+    if state.model != "ready":
+        return
+    wish = turns.grant(announce=state.ending is None and not state.digits)
     if wish is None:
         return
     desk.ask(do.RequestResponse(wish.instructions))
@@ -37,7 +40,7 @@ def complained(desk: Desk, event: ev.ModelComplained) -> None:
         sessions.lose(desk, event.code, "fatal" if event.cure == "fatal" else "rotate")
     elif event.cure == "wait":
         turns.refused()
-        if turns.wish is not None and not turns.response_id:
+        if turns.wishing and not turns.response_id:
             turns.refused_once = True  # the service says one is active that we do not know: ask again in a moment
             desk.after("ask_again", _ASK_AGAIN_MS)
 
@@ -56,7 +59,7 @@ def _start(desk: Desk, response_id: str) -> None:
     turns = desk.turns
     if turns.asked is None and turns.welcome(response_id):
         bargein.service_answers(desk)
-    if turns.expecting and turns.asked is None and ending.unanswered(desk):
+    if turns.expecting and turns.asked is None and desk.model.can_cancel and ending.unanswered(desk):
         turns.expecting, turns.doomed = False, True
     if turns.started(response_id) and desk.model.can_cancel:
         desk.ask(do.CancelResponse(response_id))
@@ -144,7 +147,7 @@ def ended(desk: Desk, event: ev.ResponseEnded) -> None:
     if event.status == "completed":
         state.failures = 0
         if turns.spoke:
-            state.attempts = 0
+            state.attempts, state.served = 0, True
     ask_about_tools(desk)
 
 
@@ -172,8 +175,8 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
     if in_writing:
         state.in_words = True
     state.failures = 0
-    if turns.wish is None and wish.must:
-        turns.wish = wish
+    if wish.must and (wish.again or turns.wish is None):
+        turns.want(wish)
     state.owes_answer = True
     sessions.lose(desk, event.reason, "fatal" if event.cure == "fatal" else "rotate")
 

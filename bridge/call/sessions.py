@@ -27,8 +27,9 @@ _LIMIT_MARGIN_MS = 120_000.0  # a session is succeeded this long before its end,
 _ROLL_AGAIN_MS = 10_000.0
 _OUTAGE_MS = 15_000.0  # no session for this long: the next service's turn, or the apology
 _PATIENCE_MS = 5000.0  # the last service is tried for at least this long, and for no longer before the first word
-_STEADY_MS = 10_000.0  # a session that served for less was no help: another like it waits, and soon is the last
-_MOST_BRIEF = 6  # such sessions in a row
+_STEADY_MS = 10_000.0  # a session lost sooner while somebody waited, without an answer to its end, was no help
+_MOMENT_MS = 2000.0  # nor was one that went as soon as it came
+_MOST_BRIEF = 6  # such sessions in a row; the next waits longer each time
 _REPLAY_MS = 3000.0  # in this time a session has made out what is in the held audio
 _LONGEST_WAIT_S = 2.0  # of what a service asks us to wait before the next attempt
 
@@ -69,7 +70,7 @@ def ready(desk: Desk, event: ev.ModelReady) -> None:
         return
     if event.session != state.session or state.model != "opening":
         return
-    state.model, state.ready_at, state.voice = "ready", desk.at, False
+    state.model, state.ready_at, state.served, state.voice = "ready", desk.at, False, False
     state.progress_at, state.asked_twice, state.put_off = desk.at, False, False
     desk.timers.stop("model_ready", "voice")
     _keep_limit(desk, limit_at)
@@ -104,13 +105,15 @@ def _give_held_audio(desk: Desk) -> None:
     if state.turn_bytes and state.owes_answer and not turns.caller_speaking:
         if desk.plan.session.turn_detection is None:
             desk.ask(do.CommitCallerAudio())
-            turns.want(Wish("answer", must=False))
+            bargein.want_answer(desk)
         elif turns.wish is None:
             turns.expecting = True  # that it hears the end of a turn in it, whoever begins the answer then
 
 
 def _say_something(desk: Desk) -> None:
     state, turns = desk.state, desk.turns
+    if ending.unanswered(desk):
+        return
     if not state.greeted:
         state.greeted = True
         if desk.plan.agent.greeting:
@@ -140,9 +143,11 @@ def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None
         return
     desk.note("model_lost", why)
     if state.model == "ready":
-        if not state.attempts or state.owed_since is None:  # else it is one more of those that left the caller waiting
-            state.attempts, state.missing_since = 1, desk.at
-        state.brief = state.brief + 1 if desk.at - state.ready_at < _STEADY_MS else 0
+        lived_ms = desk.at - state.ready_at
+        if not state.attempts or state.owed_since is None or lived_ms >= _STEADY_MS:
+            state.attempts, state.missing_since = 1, desk.at  # else it is one more that left the caller waiting
+        no_help = lived_ms < (_STEADY_MS if _busy(desk) else _MOMENT_MS) and not state.served
+        state.brief = state.brief + 1 if no_help else 0
         _forget(desk, silent_ms)
         if state.next_ready:
             _switch(desk)
@@ -184,18 +189,25 @@ def _given_up(desk: Desk, retry_after_s: float | None) -> bool:
     return state.attempts > len(desk.policies.model_retry_s) and (not is_last or missing_ms >= _PATIENCE_MS)
 
 
+def _busy(desk: Desk) -> bool:
+    """Somebody speaks, or waits to hear something."""
+    turns = desk.turns
+    made = turns.being_made or turns.asked is not None or bool(desk.state.tools.open)
+    return made or turns.expecting or turns.caller_speaking
+
+
 def _forget(desk: Desk, silent_ms: float = 0.0) -> None:
     """Nothing of the old session is spoken of again; what it owed the caller is remembered.
 
     What the caller said since it last gave a sign of life is taken as not heard.
     """
     state, turns = desk.state, desk.turns
-    busy = turns.being_made or turns.asked is not None or turns.expecting or turns.caller_speaking
+    busy = _busy(desk)
     silent_ms = min(max(0.0, silent_ms), desk.policies.hold_caller_ms)
     tail = int((_TAIL_MS + silent_ms) * desk.plan.carrier.bytes_per_ms)
     if state.voice_at is not None and desk.at - state.voice_at < silent_ms:
         busy, state.turn_bytes = True, max(state.turn_bytes or 0, min(tail, len(state.recent)))
-    state.owes_answer = state.owes_answer or busy or bool(state.tools.open)
+    state.owes_answer = state.owes_answer or busy
     state.unsent_bytes = max(state.turn_bytes or 0, tail)
     if state.turn_bytes is not None:
         desk.transcript.caller_is_heard_again()
@@ -247,7 +259,7 @@ def on_session_limit(desk: Desk) -> None:
 def switch_if_due(desk: Desk) -> None:
     """Between two turns, when all that was said has been heard, the next session takes over."""
     state, turns = desk.state, desk.turns
-    if not state.next_ready or state.ending is not None or not turns.floor_is_free or turns.wish is not None:
+    if not state.next_ready or state.ending is not None or not turns.floor_is_free or turns.wishing:
         return
     if state.tools.open or desk.ledger.items:
         return
@@ -260,6 +272,6 @@ def _switch(desk: Desk) -> None:
     state = desk.state
     news = desk.transcript.history_since(state.next_knows, OUTCOME_UNKNOWN)
     desk.ask(do.SwitchModel(state.next_session, news))
-    state.session, state.model, state.ready_at = state.next_session, "ready", desk.at
-    state.next_session, state.next_ready, state.attempts = 0, False, 0
+    state.session, state.model, state.ready_at, state.served = state.next_session, "ready", desk.at, False
+    state.next_session, state.next_ready, state.attempts, state.brief = 0, False, 0, 0
     _keep_limit(desk, state.next_limit_at)

@@ -24,6 +24,10 @@ class Ending(msgspec.Struct):
     latest_at: float = 0.0  # it is not waited for the goodbye longer than this, however much is still said
     leaving: bool = False  # the carrier has been asked
 
+    @property
+    def at_a_limit(self) -> bool:
+        return self.reason in (EndReason.MAX_DURATION, EndReason.TOKEN_LIMIT)
+
 
 class State(msgspec.Struct):
     """All times are the call's own milliseconds: zero is its first fact."""
@@ -58,7 +62,8 @@ class State(msgspec.Struct):
     service: int = 0
     attempts: int = 0  # in a row that brought nothing
     ready_at: float = 0.0  # when the session in use became so
-    brief: int = 0  # sessions in a row that served for a moment only
+    served: bool = False  # it has given an answer to its end
+    brief: int = 0  # sessions in a row that were no help
     put_off: bool = False  # the service has asked us to wait once already
     missing_since: float = 0.0  # when the first of them began
     tokens: int = 0  # billed so far

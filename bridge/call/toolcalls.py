@@ -139,7 +139,7 @@ def ask_about_tools(desk: Desk) -> None:
     state.tools.owed = False
     if turns.expecting:
         return
-    if state.ending is not None and (turns.spoke or turns.wish is not None):
+    if state.ending is not None and (turns.spoke or turns.wish is not None or state.ending.at_a_limit):
         return
     if state.tools.this_turn > desk.policies.tools_per_turn + _PATIENCE:
         desk.note("tools_without_end")

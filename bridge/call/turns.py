@@ -2,7 +2,8 @@
 
 The service refuses a second response ("conversation already has an active response"), and some begin one by
 themselves. So there is one response at a time, at most one wish for the next, granted when the floor is free, and a
-list of responses nobody wants to hear any more.
+list of responses nobody wants to hear any more. What the caller has to be told (an announcement) waits beside the wish,
+and comes after it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Wish(msgspec.Struct, frozen=True):
     instructions: str = ""
     protected: bool = False  # the caller may not interrupt it
     must: bool = True  # another response does not do instead
-    again: bool = False  # if it is cut before it was heard, it is wished again
+    again: bool = False  # an announcement: if it is cut before it was heard, it is made again
 
 
 class Turns(msgspec.Struct):
@@ -30,6 +31,7 @@ class Turns(msgspec.Struct):
     asked: Wish | None = None  # requested from the service, which has not named it yet
     doomed: bool = False  # what was asked for is cancelled as soon as it is named
     wish: Wish | None = None
+    announcement: Wish | None = None  # comes when nothing else is wished, and not at all when the call ends
     unwelcome: list[str] = []  # the last responses that were cut: nothing of theirs plays, even after their end
     out_of_band: list[str] = []
     finished: list[str] = []
@@ -37,7 +39,7 @@ class Turns(msgspec.Struct):
     expecting: bool = False  # the caller's turn ended and the service will begin an answer by itself
     refused_once: bool = False  # a response is active that we do not know of: asking waits a moment
     protected: str = ""  # the response the caller may not interrupt
-    told: Wish | None = None  # the last that is wished again if it was not heard
+    told: Wish | None = None  # the last announcement
     told_in: str = ""  # the response with it
 
     @property
@@ -47,19 +49,30 @@ class Turns(msgspec.Struct):
         )
 
     @property
+    def wishing(self) -> bool:
+        return self.wish is not None or self.announcement is not None
+
+    @property
     def responding(self) -> bool:
         return bool(self.response_id) or self.asked is not None
 
     def want(self, wish: Wish) -> None:
         """One wish at a time: a later one replaces an earlier one, unless only the earlier says what to say."""
-        if self.wish is None or wish.instructions or not self.wish.instructions:
+        if wish.again:
+            self.announcement = wish
+        elif self.wish is None or wish.instructions or not self.wish.instructions:
             self.wish = wish
 
-    def grant(self) -> Wish | None:
-        """The wish, if it may be asked for now; it then counts as asked."""
-        if self.wish is None or not self.floor_is_free:
+    def grant(self, *, announce: bool) -> Wish | None:
+        """The wish, or an announcement, if it may be asked for now; it then counts as asked."""
+        if not self.floor_is_free:
             return None
-        self.asked, self.wish, self.doomed = self.wish, None, False
+        if self.wish is not None:
+            self.asked, self.wish, self.doomed = self.wish, None, False
+        elif self.announcement is not None and announce:
+            self.asked, self.announcement, self.doomed = self.announcement, None, False
+        else:
+            return None
         return self.asked
 
     def refused(self) -> None:
@@ -73,8 +86,8 @@ class Turns(msgspec.Struct):
         else:  # of a response that is over, nothing can be refused
             ours = self.named is not None and self.named.must and self.response_id
             refused, self.named = (self.named if ours else None), None
-        if refused is not None and self.wish is None:
-            self.wish = refused
+        if refused is not None and (refused.again or self.wish is None):
+            self.want(refused)
 
     def started(self, response_id: str) -> bool:
         """The service named a response. True: it is doomed, cancel it."""
@@ -142,8 +155,8 @@ class Turns(msgspec.Struct):
         again = None if self.doomed else self.asked
         if again is None and self.being_made and not self.spoke:
             again = self.named
-        if self.wish is None and again is not None and again.must:
-            self.wish = again
+        if again is not None and again.must and (again.again or self.wish is None):
+            self.want(again)
         self.response_id = self.protected = ""
         self.asked = self.named = None
         self.doomed = self.caller_speaking = self.expecting = self.refused_once = False

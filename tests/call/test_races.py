@@ -414,11 +414,13 @@ RACES: list[Story] = [
         race=18,
     ),
     story(
-        "a wish with words of its own is not replaced by one without",
+        "an announcement waits for what the caller is owed, and is not replaced by it",
         at(0, response("r1"), says("r1", "hello", 500), asks_tool("t1"), run_tool("t1")),
         at(970_000),
         at(970_001, tool_done("t1"), submit("t1")),
-        at(970_100, ends("r1"), ask("Tell the caller politely that the call has to end in about half a minute.")),
+        at(970_100, ends("r1"), ASK),
+        at(970_200, response("r2"), says("r2", "answer", 500)),
+        at(970_300, ends("r2"), ask("Tell the caller politely that the call has to end in about half a minute.")),
         race=12,
         on=plan(
             max_call_s=1000,

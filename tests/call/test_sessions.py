@@ -198,6 +198,43 @@ STORIES: list[Story] = [
         on=plan(),
     ),
     story(
+        "a session that was there in silence for long was no failed attempt",
+        at(1000, response("r1"), says("r1", "i", 500), ends("r1")),
+        at(10_000, lost(1), CLOSE_MODEL, open_model(2)),
+        at(10_100, ready(2)),
+        at(40_000, caller_speaks()),
+        at(40_500, caller_stops()),
+        at(41_000, lost(2), CLOSE_MODEL, open_model(3)),
+        on=plan(clips=CLIPS),
+    ),
+    story(
+        "sessions that live for some seconds serve all the same, while nobody waits",
+        *(
+            step
+            for n in range(1, 20)
+            for step in (
+                at(8000 * n, lost(n, "rotate"), CLOSE_MODEL, open_model(n + 1)),
+                at(8000 * n + 100, ready(n + 1)),
+            )
+        ),
+        on=plan(),
+    ),
+    story(
+        "or where each gives its answer",
+        *(
+            step
+            for n in range(1, 20)
+            for step in (
+                at(8000 * n - 1500, caller_speaks()),
+                at(8000 * n - 1000, caller_stops()),
+                at(8000 * n - 900, response(f"r{n}"), says(f"r{n}", f"i{n}", 300), ends(f"r{n}")),
+                at(8000 * n, lost(n, "rotate"), CLOSE_MODEL, open_model(n + 1)),
+                at(8000 * n + 100, ready(n + 1)),
+            )
+        ),
+        on=plan(),
+    ),
+    story(
         "attempts wait longer each time; a rotation does not wait",
         at(0, lost(1), CLOSE_MODEL, open_model(2, 0)),
         at(10, lost(2)),
