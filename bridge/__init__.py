@@ -20,8 +20,9 @@ Rooms. P is pure: no await, no socket, no file, no clock. S is a shell. A room i
     records      S  what is kept of calls: journals
     live         S  where calls meet sockets and time: driver, both legs, switchboard
     web          S  the HTTP face: webhooks, media socket, probes; the service as one object, and as several processes
-    sim          S  the telephone network, simulated; imports errors and audio only
-    localmodel   S  a realtime model on this machine; imports errors and audio only
+    reading      P  what somebody wrote, into a struct: every mistake told with its key
+    sim          S  the telephone network, simulated; imports errors, audio and reading only
+    localmodel   S  a realtime model on this machine; imports errors, audio and reading only
     rehearsal    S  calls between those two: the demo, scenarios, conversations in a terminal
     cli          S  the command line, a thin call into a room each
 

@@ -28,12 +28,13 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "call", "audio", "telephony", "realtime", "tools", "settings", "records", "metrics", "log"),
         "live",
     },
-    "sim": {"errors", "audio"},
-    "localmodel": {"errors", "audio"},
+    "reading": set(),
+    "sim": {"errors", "audio", "reading"},
+    "localmodel": {"errors", "audio", "reading"},
 }
 TOP = {"rehearsal", "cli", "__main__"}  # these may import every room
 
-PURE_ROOMS = {"call", "audio", "telephony", "errors"}
+PURE_ROOMS = {"call", "audio", "telephony", "errors", "reading"}
 PURE_FILES = {  # dialects: the model's side that touches nothing
     f"realtime/{name}.py"
     for name in ("dialect", "decoder", "openai", "openai_beta", "xai", "profiles", "session", "wire", "conversation")

@@ -67,10 +67,8 @@ known.
 
 from __future__ import annotations
 
-import difflib
-import math
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,25 +76,11 @@ import msgspec
 import yaml
 
 from bridge.errors import ConfigError, EndReason
+from bridge.reading import NOT_NEGATIVE, between, nearest, read, sure_of_close_code
 
 from . import figures, voices
 
 Occasion = Literal["stream", "agent_speaks", "agent_quiet", "said", "clear", "key", "stop"]
-
-
-_NOT_NEGATIVE = (0.0, math.inf)
-
-
-def _between(thing: msgspec.Struct, **ranges: tuple[float, float]) -> None:
-    """Raises ValueError naming every key whose value, where it is given, is beyond its range."""
-    wrong = []
-    for key, (least, most) in ranges.items():
-        value = getattr(thing, key)
-        if value is not None and not least <= value <= most:
-            wanted = "not negative" if most == math.inf else f"from {least:g} to {most:g}"
-            wrong.append(f"{key} is {wanted}, found {value:g}")
-    if wrong:
-        raise ValueError("; ".join(wrong))
 
 
 class Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -110,7 +94,7 @@ class Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def _once(self) -> None:
         if sum(value is not None for value in (self.at_ms, self.after, self.into_agent_ms)) > 1:
             raise ValueError("only one of at_ms, after and into_agent_ms says when")
-        _between(self, at_ms=_NOT_NEGATIVE, into_agent_ms=_NOT_NEGATIVE, plus_ms=_NOT_NEGATIVE)
+        between(self, at_ms=NOT_NEGATIVE, into_agent_ms=NOT_NEGATIVE, plus_ms=NOT_NEGATIVE)
 
     @property
     def told(self) -> bool:
@@ -138,7 +122,7 @@ class VoiceChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     snr_db: float | None = None
 
     def __post_init__(self) -> None:
-        _between(self, words_per_minute=voices.PACES, pitch=voices.PITCHES, level_dbfs=(-90, 0), snr_db=(-30, 90))
+        between(self, words_per_minute=voices.PACES, pitch=voices.PITCHES, level_dbfs=(-90, 0), snr_db=(-30, 90))
 
 
 class CallerStep(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -162,7 +146,7 @@ class CallerStep(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError(f"{self.dtmf!r} are not keys of a telephone")
         if self.say is not None and not self.say.strip():
             raise ValueError("say needs words")
-        _between(self, silence=_NOT_NEGATIVE, every_ms=_NOT_NEGATIVE)
+        between(self, silence=NOT_NEGATIVE, every_ms=NOT_NEGATIVE)
 
     @property
     def speaks(self) -> bool:
@@ -178,9 +162,6 @@ class CallerStep(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if self.dtmf is not None:
             return f"press {self.dtmf}"
         return "hang up" if self.hang_up else f"silence of {self.silence:g} ms"
-
-
-_CLOSE_CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}  # RFC 6455 section 7.4, and IANA's
 
 
 class Fault(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -199,12 +180,8 @@ class Fault(Moment, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ValueError("a fault is one thing: stall_ms, stop_reading_ms, half_open, cut or close_without_stop")
         if not self.told:
             raise ValueError("a fault needs a moment: at_ms, after or into_agent_ms")
-        _between(self, stall_ms=_NOT_NEGATIVE, stop_reading_ms=_NOT_NEGATIVE)
-        code = self.close_without_stop
-        if code is not None and code not in _CLOSE_CODES:
-            raise ValueError(
-                f"close_without_stop: {code} is no code to close with; 1000 to 1003, 1007 to 1014 and 3000 to 4999 are"
-            )
+        between(self, stall_ms=NOT_NEGATIVE, stop_reading_ms=NOT_NEGATIVE)
+        sure_of_close_code("close_without_stop", self.close_without_stop)
 
     @property
     def name(self) -> str:
@@ -223,7 +200,7 @@ class Near(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance_ms: float = 40.0
 
     def __post_init__(self) -> None:
-        _between(self, near_ms=_NOT_NEGATIVE, tolerance_ms=_NOT_NEGATIVE)
+        between(self, near_ms=NOT_NEGATIVE, tolerance_ms=NOT_NEGATIVE)
 
 
 _OWNERS = {  # keys that mean something beside these alone
@@ -281,7 +258,7 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         ]
         if idle:
             raise ValueError("; ".join(idle))
-        _between(self, within_ms=_NOT_NEGATIVE, agent_yields_within_ms=_NOT_NEGATIVE)
+        between(self, within_ms=NOT_NEGATIVE, agent_yields_within_ms=NOT_NEGATIVE)
 
     @property
     def kind(self) -> str:
@@ -302,7 +279,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def __post_init__(self) -> None:
         if any(not 0 <= share < 1 for share in (self.lost, self.doubled, self.swapped)):
             raise ValueError("lost, doubled and swapped are shares from 0 to below 1")
-        _between(self, latency_ms=_NOT_NEGATIVE, jitter_ms=_NOT_NEGATIVE, noise_dbfs=(-90, 0))
+        between(self, latency_ms=NOT_NEGATIVE, jitter_ms=NOT_NEGATIVE, noise_dbfs=(-90, 0))
 
 
 class Numbers(
@@ -352,6 +329,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return Path(self.source).parent
 
 
+_KEYS = frozenset(Scenario.__struct_encode_fields__) - {"source"}
+
+
 def load(path: Path) -> Scenario:
     """One scenario. Raises ConfigError with every mistake in it: file, key, what was found, what to do."""
     try:
@@ -385,16 +365,14 @@ def load_all(paths: Sequence[Path]) -> list[Scenario]:
 
 def from_dict(document: Any, *, source: str = "scenario") -> Scenario:
     """A scenario from what stands in its file. Raises ConfigError with all mistakes."""
-    mistakes: list[str] = []
-    found = _checked(
-        document if document is not None else {}, Scenario, "", lambda m: mistakes.append(f"{source}: {m}")
-    )
+    wrong: list[str] = []
+    found = read(document if document is not None else {}, Scenario, "", wrong, known=_KEYS)
+    mistakes = [f"{source}: {mistake}" for mistake in wrong]
     if found is not None and not mistakes:
         mistakes += [f"{source}: {mistake}" for mistake in _across(found, Path(source).parent)]
     if mistakes or found is None:
         raise ConfigError(mistakes)
-    scenario: Scenario = msgspec.structs.replace(found, name=found.name or Path(source).stem, source=source)
-    return scenario
+    return msgspec.structs.replace(found, name=found.name or Path(source).stem, source=source)
 
 
 def _across(scenario: Scenario, folder: Path) -> list[str]:
@@ -414,9 +392,8 @@ def _across(scenario: Scenario, folder: Path) -> list[str]:
             mistakes.append(f"caller[{number}].hang_up: nothing can follow it")
     for number, expected in enumerate(scenario.expect, 1):
         if expected.measure is not None and expected.measure not in figures.NAMES:
-            near = difflib.get_close_matches(expected.measure, figures.NAMES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(figures.NAMES))}"
-            mistakes.append(f"expect[{number}].measure: no figure {expected.measure!r}; {hint}")
+            hint = nearest(expected.measure, figures.NAMES)
+            mistakes.append(f"expect[{number}].measure: no figure {expected.measure!r}{hint}")
         if expected.end_reason is not None and expected.end_reason not in list(EndReason):
             reasons = ", ".join(EndReason)
             mistakes.append(f"expect[{number}].end_reason: {expected.end_reason!r} is none; there are {reasons}")
@@ -431,76 +408,3 @@ def _across(scenario: Scenario, folder: Path) -> list[str]:
 def _unknown_voice(voice: VoiceChange) -> Iterator[str]:
     if voice.name is not None and (wrong := voices.unknown(voice.name)):
         yield wrong
-
-
-def _endless(value: Any, where: str) -> Iterator[str]:
-    """What is a number for YAML and for nobody else, however deep."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield f"{where}: {value} is no number to reckon with; write one that is finite"
-    elif isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from _endless(one, f"{where}.{key}")
-    elif isinstance(value, list | tuple):
-        for number, one in enumerate(value, 1):
-            yield from _endless(one, f"{where}[{number}]")
-
-
-def _checked(value: Any, kind: Any, where: str, wrong: Callable[[str], None]) -> Any:
-    """`value` as `kind`, or None after telling `wrong` everything that is wrong with it. Lists count from 1."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return _checked_struct(value, kind, where, wrong)
-    if origin is tuple and isinstance(arguments[0], type) and issubclass(arguments[0], msgspec.Struct):
-        if not isinstance(value, list):
-            wrong(f"{where}: expected a list, found {_shown(value)}")
-            return None
-        return tuple(_checked(each, arguments[0], f"{where}[{n}]", wrong) for n, each in enumerate(value, 1))
-    endless = list(_endless(value, where))
-    for mistake in endless:
-        wrong(mistake)
-    if endless:
-        return None
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        wrong(f"{where}: {_plain(error)}, found {_shown(value)}")
-        return None
-
-
-def _checked_struct(value: Any, kind: type[msgspec.Struct], where: str, wrong: Callable[[str], None]) -> Any:
-    if not isinstance(value, Mapping):
-        wrong(f"{where or 'the file'}: expected a mapping of keys, found {_shown(value)}")
-        return None
-    types = typing.get_type_hints(kind)
-    fields = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
-    fields.pop("source", None)  # ours, not the file's
-    said: list[str] = []
-    given = {}
-    for key, one in value.items():
-        place = f"{where}.{key}" if where else str(key)
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            said.append(
-                f"{place}: unknown key; {f'did you mean {near[0]}?' if near else 'it has ' + ', '.join(fields)}"
-            )
-        else:
-            given[fields[key]] = _checked(one, types[fields[key]], place, said.append)
-    for mistake in said:
-        wrong(mistake)
-    if said:
-        return None
-    try:
-        return kind(**given)
-    except (TypeError, ValueError) as error:
-        wrong(f"{where or 'the file'}: {error}")
-        return None
-
-
-def _plain(error: msgspec.ValidationError) -> str:
-    text = str(error).split(" - at ")[0]
-    return text[:1].lower() + text[1:]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -233,7 +233,7 @@ def test_folders_are_read_by_name_and_the_mistakes_of_all_files_come_together(tm
 
 def test_who_calls_is_always_the_caller() -> None:
     found = mistakes({"caller": [SPEAKS], "call": {"direction": "outbound"}})
-    assert found == ["a.yaml: call.direction: unknown key; it has to, from, signing"]
+    assert found == ["a.yaml: call.direction: unknown key; there are from, signing, to"]
 
 
 def test_a_file_cannot_claim_to_be_another() -> None:

@@ -1,0 +1,113 @@
+"""Reads what somebody wrote (a scenario, a script) into a struct, and tells every mistake with its key, what was found
+and what to write.
+
+Lists count from 1. A number that is none, or has no end, is a mistake wherever it stands.
+"""
+
+from __future__ import annotations
+
+import math
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+NOT_NEGATIVE: Final = (0.0, math.inf)
+FROM_1: Final = (1.0, math.inf)
+_CLOSE_CODES: Final = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}  # RFC 6455 section 7.4, and IANA's
+
+
+def read(written: Any, kind: type[T], where: str, wrong: list[str], *, known: Collection[str] = ()) -> T | None:
+    """None after adding to `wrong`. `known` are the keys that may stand here, if not the struct's."""
+    place = f"{where}: " if where else ""
+    if not isinstance(written, Mapping):
+        wrong.append(f"{place}expected a mapping of keys, found {shown(written)}")
+        return None
+    types = typing.get_type_hints(kind)
+    fields = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
+    before = len(wrong)
+    given = {}
+    for key, value in written.items():
+        inner = f"{where}.{key}" if where else str(key)
+        if key not in fields or (known and key not in known):
+            wrong.append(f"{inner}: unknown key{nearest(str(key), known or fields)}")
+        else:
+            given[fields[key]] = _value(value, types[fields[key]], inner, wrong)
+    if len(wrong) > before:
+        return None
+    try:
+        return kind(**given)
+    except (TypeError, ValueError, OverflowError) as mistake:
+        wrong.append(f"{place}{mistake}")
+        return None
+
+
+def between(thing: msgspec.Struct, **ranges: tuple[float, float]) -> None:
+    """Raises ValueError naming every key whose value, where it is given, is beyond its range."""
+    wrong = []
+    for key, (least, most) in ranges.items():
+        value = getattr(thing, key)
+        if value is not None and not least <= value <= most:
+            lowest = "not negative" if least == 0 else f"at least {least:g}"
+            wanted = lowest if most == math.inf else f"from {least:g} to {most:g}"
+            wrong.append(f"{key} is {wanted}, found {value:g}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def sure_of_close_code(key: str, code: int | None) -> None:
+    """Raises ValueError for a code no close frame may carry."""
+    if code is not None and code not in _CLOSE_CODES:
+        raise ValueError(f"{key}: {code} is no code to close with; 1000 to 1003, 1007 to 1014 and 3000 to 4999 are")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """`; did you mean x?`, or all there are."""
+    found = get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {found[0]}?" if found else f"; there are {', '.join(sorted(known))}"
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _value(value: Any, kind: Any, where: str, wrong: list[str]) -> Any:
+    struct = next((one for one in (kind, *typing.get_args(kind)) if _is_struct(one)), None)
+    if struct is not None and typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            wrong.append(f"{where}: expected a list, found {shown(value)}")
+            return ()
+        return tuple(read(one, struct, f"{where}[{number}]", wrong) for number, one in enumerate(value, 1))
+    if struct is not None and value is not None:
+        return read(value, struct, where, wrong)
+    endless = list(_endless(value, where))
+    wrong += endless
+    if endless:
+        return None
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as mistake:
+        told = str(mistake).split(" - at ")[0]
+        wrong.append(f"{where}: {told[:1].lower()}{told[1:]}, found {shown(value)}")
+        return None
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _endless(value: Any, where: str) -> Iterator[str]:
+    """What is a number for YAML and for nobody else, however deep."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{where}: {value} is no number to reckon with; write one that is finite"
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _endless(one, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for number, one in enumerate(value, 1):
+            yield from _endless(one, f"{where}[{number}]")
