@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from bridge import settings
 from bridge.settings.agents import AgentFile
 from bridge.settings.describing import Described
-from bridge.settings.loading import variable_names
+from bridge.settings.layers import variable_names
 from bridge.settings.mistakes import models_in
 from bridge.settings.service import Settings
 from tests.settings.conftest import Folder

@@ -11,7 +11,7 @@ import pytest
 
 from bridge import settings
 from bridge.errors import ConfigError
-from bridge.settings.loading import variable_names
+from bridge.settings.layers import variable_names
 from bridge.settings.service import Settings
 from tests.settings.conftest import AGENT, Folder
 
