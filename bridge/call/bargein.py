@@ -26,16 +26,13 @@ _LONGEST_SPEECH_MS = 60_000.0  # a detector that hears nothing else for this lon
 
 def speech_started(desk: Desk, event: ev.CallerSpeechStarted) -> None:
     state, turns = desk.state, desk.turns
-    desk.active()
+    is_there(desk)
     if not turns.caller_speaking:
         keep = int(_PREFIX_MS * desk.plan.carrier.bytes_per_ms)
         if state.turn_bytes is None:
             state.turn_bytes = min(keep, len(state.recent))
         desk.after("caller_pause", desk.policies.caller_pause_ms)
         desk.after("long_speech", _LONGEST_SPEECH_MS)
-    if state.idle_prompted:
-        state.idle_prompted = False
-        desk.after("idle", desk.policies.idle_prompt_after_s * 1000)
     turns.caller_speaking, turns.expecting = True, False
     desk.transcript.caller_began(event.item_id, desk.at)
     agent_holds = turns.responding or desk.ledger.busy(desk.at)
@@ -53,6 +50,14 @@ def speech_started(desk: Desk, event: ev.CallerSpeechStarted) -> None:
             ending.take_back(desk)  # and it is answered when the agent has finished
     else:
         _barge_in(desk)
+
+
+def is_there(desk: Desk) -> None:
+    """The caller did something: whether they are there may be asked anew."""
+    desk.active()
+    if desk.state.idle_prompted:
+        desk.state.idle_prompted = False
+        desk.after("idle", desk.policies.idle_prompt_after_s * 1000)
 
 
 def caller_persists(desk: Desk, event: ev.CallerPersists) -> None:

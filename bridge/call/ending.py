@@ -81,6 +81,8 @@ def take_back(desk: Desk) -> None:
     desk.timers.stop("goodbye")
     if desk.turns.wish is not None and desk.turns.wish.why == "goodbye":
         desk.turns.wish = None
+    if desk.state.model == "lost":  # for the rest of the call there is to be one
+        desk.timers.start("open_model", desk.at)
 
 
 def unanswered(desk: Desk) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bridge.call import actions as do
 from bridge.call import events as ev
-from bridge.call.bargein import interrupt, protected
+from bridge.call.bargein import interrupt, is_there, protected
 from bridge.call.desk import Desk
-from bridge.call.ending import unanswered
+from bridge.call.ending import may_be_taken_back, take_back, unanswered
 from bridge.call.turns import Wish
 
 _SLOP_BYTES = 8192  # the ring of caller audio is trimmed seldom, so that a frame costs no copy of the whole
@@ -59,9 +59,12 @@ def caller_spoke(desk: Desk, event: ev.CallerSpoke) -> None:
 
 def caller_pressed(desk: Desk, event: ev.CallerPressed) -> None:
     state = desk.state
-    desk.active()
-    state.idle_prompted = False
-    if not state.digits and desk.policies.barge_in.mode != "off" and not protected(desk):
+    is_there(desk)
+    first = not state.digits
+    if may_be_taken_back(desk):
+        take_back(desk)
+        first = True  # into the goodbye
+    if first and desk.policies.barge_in.mode != "off" and not protected(desk):
         interrupt(desk, cancels_itself=False)
     state.digits += event.digit[:1]
     if event.digit == "#" or len(state.digits) >= _MOST_DIGITS:
