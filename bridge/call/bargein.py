@@ -20,7 +20,8 @@ _ALREADY_WAITED_MS = 1000.0  # of the patience with an answer, when the service 
 _STILL_MS = 400.0  # what a session heard of held audio ends by itself within this, or the caller speaks on
 _TELLING_MS = 300.0  # until we hear of the end of speech, beyond the silence the service waits for
 _LONGEST_SILENCE_MS = 2000.0  # waited for by a service whose detector goes by the meaning, of a brief sound
-_GIST_MS = 1000.0  # of a sentence: by then it was understood that it is one
+_NEARLY = 0.8  # of an announcement: what it says was understood without the last words
+_REPETITIONS = 2  # of an announcement: who cut it so often has been told
 _LONGEST_SPEECH_MS = 60_000.0  # a detector that hears nothing else for this long is stuck
 
 
@@ -120,13 +121,19 @@ def interrupt(desk: Desk, *, cancels_itself: bool) -> None:
 def _wish_again(desk: Desk, heard: list[Heard]) -> None:
     """What the caller has to be told is told at the next pause, if it is cut before they could hear it."""
     turns = desk.turns
+    told = [one for one in heard if one.item.response_id == turns.told_in]
     wish = turns.asked
     if turns.being_made and turns.response_id == turns.told_in and not turns.spoke:
         wish = turns.told
-    elif any(one.item.response_id == turns.told_in and one.heard_ms < _GIST_MS and not one.whole for one in heard):
-        wish = turns.told
+    elif not all(map(_nearly_whole, told)):
+        turns.told_in_part += any(one.heard_ms >= 1 for one in told)
+        wish = turns.told if turns.told_in_part <= _REPETITIONS else None
     if wish is not None and wish.again:
         turns.want(wish)
+
+
+def _nearly_whole(one: Heard) -> bool:
+    return one.whole or (one.item.closed and one.heard_ms >= one.item.received_ms * _NEARLY)
 
 
 def _cut_item(desk: Desk, one: Heard) -> None:

@@ -41,6 +41,7 @@ class Turns(msgspec.Struct):
     protected: str = ""  # the response the caller may not interrupt
     told: Wish | None = None  # the last announcement
     told_in: str = ""  # the response with it
+    told_in_part: int = 0  # so often it was cut when some of it had been heard
 
     @property
     def floor_is_free(self) -> bool:

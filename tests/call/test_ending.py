@@ -29,6 +29,7 @@ from tests.call.playbook import (
     caller_speaks,
     caller_stops,
     cancel,
+    delete,
     end,
     ends,
     hears,
@@ -395,10 +396,46 @@ ENDINGS: list[Story] = [
         at(32_500, caller_stops()),
         at(32_600, response("r4"), says("r4", "more", 500), ends("r4"), ask(WARNING)),
         at(32_700, response("r5"), says("r5", "at last", 3000), ends("r5")),
-        at(35_000, caller_speaks(), CLEAR, truncate("at last", 1900)),
-        at(35_500, caller_stops()),
-        at(35_600, response("r6"), says("r6", "enough", 500), ends("r6")),
+        at(35_600, caller_speaks(), CLEAR, truncate("at last", 2500)),
+        at(36_000, caller_stops()),
+        at(36_100, response("r6"), says("r6", "enough", 500), ends("r6")),
         at(59_999),
+        on=plan(max_call_s=60),
+    ),
+    story(
+        "it counts as made when no more than its last words are missing, and is made again twice at most",
+        at(30_000, ask(WARNING)),
+        at(30_100, response("r1"), says("r1", "soon", 3000), ends("r1")),
+        at(32_400, caller_speaks(), CLEAR, truncate("soon", 2300)),
+        at(33_000, caller_stops()),
+        at(33_100, response("r2"), says("r2", "answer", 500), ends("r2"), ask(WARNING)),
+        at(33_200, response("r3"), says("r3", "once more", 1500)),  # and there is more of it
+        at(35_050, caller_speaks(), CLEAR, truncate("once more", 1450)),
+        at(35_060, ends("r3", "cancelled")),
+        at(35_500, caller_stops()),
+        at(35_600, response("r4"), says("r4", "more", 500), ends("r4"), ask(WARNING)),
+        at(35_700, response("r5"), says("r5", "at last", 3000), ends("r5")),
+        at(37_100, caller_speaks(), CLEAR, truncate("at last", 1000)),
+        at(37_500, caller_stops()),
+        at(37_600, response("r6"), says("r6", "enough", 500), ends("r6")),
+        at(59_999),
+        on=plan(max_call_s=60),
+    ),
+    story(
+        "what of it was not heard at all is no time it was made",
+        at(29_000, response("b0"), says("b0", "a0", 9000), ends("b0")),
+        at(30_000, ask(WARNING)),
+        *(
+            step
+            for n, heard_ms in enumerate((1300, 800, 800, 800))
+            for step in (
+                at(30_100 + 2000 * n, response(f"w{n}"), says(f"w{n}", f"i{n}", 1000), ends(f"w{n}")),
+                at(30_300 + 2000 * n, caller_speaks(), CLEAR, truncate(f"a{n}", heard_ms), delete(f"i{n}")),
+                at(31_000 + 2000 * n, caller_stops()),
+                at(31_500 + 2000 * n, response(f"b{n + 1}"), says(f"b{n + 1}", f"a{n + 1}", 4000)),
+                at(31_600 + 2000 * n, ends(f"b{n + 1}"), ask(WARNING)),
+            )
+        ),
         on=plan(max_call_s=60),
     ),
     story(
