@@ -136,6 +136,21 @@ def _nearly_whole(one: Heard) -> bool:
     return one.whole or (one.item.closed and one.heard_ms >= one.item.received_ms * _NEARLY)
 
 
+def drop_announcement(desk: Desk) -> None:
+    """It comes too late, unless some of it is on its way to the caller's ear."""
+    turns = desk.turns
+    turns.announcement = None
+    if turns.asked is not None and turns.asked.again:
+        turns.doomed = True
+    unsent = desk.ledger.withdraw(turns.told_in) if turns.told_in else []
+    if turns.being_made and turns.response_id == turns.told_in and (unsent or not turns.spoke):
+        response_id = turns.cut()
+        if desk.model.can_cancel:
+            desk.ask(do.CancelResponse(response_id))
+    for item in unsent:
+        _cut_item(desk, Heard(item, 0.0))
+
+
 def _cut_item(desk: Desk, one: Heard) -> None:
     item, heard_ms = one.item, one.heard_ms
     margin = desk.model.truncate_margin_ms

@@ -16,7 +16,6 @@ _CLOCK_MS = 1000.0  # a mark this much later than the clock says will not come
 _LONGEST_GOODBYE_MS = 60_000.0
 _LONGEST_CLIP_MS = 600_000.0  # what an agent's fallback plays
 _UNEXPECTED_MS = 1500.0
-_LOOK_AGAIN_MS = 1000.0
 _OVERTIME_MS = 20_000.0  # for what is being said at a limit, and the goodbye
 
 _WISHED = {"agent": EndReason.AGENT_HUNG_UP, "operator": EndReason.ENDED_BY_OPERATOR, "drain": EndReason.DRAINED}
@@ -186,30 +185,6 @@ def end(desk: Desk, reason: EndReason) -> None:
         desk.ask(do.CloseModel())
     state.model, state.over, state.reason = "closed", True, reason
     desk.ask(do.EndCall(reason))
-
-
-# ---------------------------------------------------------------- how long a call may last
-
-
-def on_limit_warning(desk: Desk) -> None:
-    desk.turns.want(Wish("limit_warning", desk.policies.limit_warning, again=True))
-
-
-def on_limit(desk: Desk) -> None:
-    if not begin(desk, "hang_up", EndReason.MAX_DURATION):
-        desk.after("limit", _LOOK_AGAIN_MS)  # what ends the call now may be taken back, or fail
-    elif desk.model_is_ready:
-        desk.turns.want(Wish("goodbye", desk.policies.limit_goodbye))
-
-
-def used(desk: Desk, usage: ev.Usage | None) -> None:
-    """A response was billed; all of them, cut and failed ones too."""
-    if usage is None:
-        return
-    desk.state.tokens += max(0, usage.input_tokens) + max(0, usage.output_tokens)
-    limit = desk.policies.max_tokens
-    if limit and desk.state.tokens >= limit and begin(desk, "hang_up", EndReason.TOKEN_LIMIT) and desk.model_is_ready:
-        desk.turns.want(Wish("goodbye", desk.policies.limit_goodbye))
 
 
 def on_stream_wait(desk: Desk) -> None:

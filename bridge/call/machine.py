@@ -11,7 +11,8 @@ Which fact is decided where:
     responses   the model's responses, audio and words; asking for them; its complaints
     toolcalls   tools asked for, answered, timed out
     sessions    the model's sessions: opened, lost, rolled over
-    ending      hang-up, transfer, goodbye, limits, the end
+    ending      hang-up, transfer, goodbye, the end
+    limits      how long a call may last; the warning before
     silence     what happens when nothing happens
 
 They share a `Desk` and keep what they remember in the `State`. Two of its parts keep laws of their own: `playout` (the
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.call import actions as do
-from bridge.call import bargein, ending, leg, responses, sessions, silence, snapshot, toolcalls
+from bridge.call import bargein, ending, leg, limits, responses, sessions, silence, snapshot, toolcalls
 from bridge.call import events as ev
 from bridge.call.desk import Desk
 from bridge.call.plan import CallPlan
@@ -191,8 +192,8 @@ _TIMERS: dict[str, Callable[[Desk], None]] = {
     "model_ready": sessions.on_model_ready,
     "open_model": sessions.on_open_model,
     "session_limit": sessions.on_session_limit,
-    "limit_warning": ending.on_limit_warning,
-    "limit": ending.on_limit,
+    "limit_warning": limits.on_limit_warning,
+    "limit": limits.on_limit,
     "goodbye": ending.on_goodbye,
     "unexpected": ending.on_unexpected,
     "leaving": ending.on_leaving,

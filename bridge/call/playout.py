@@ -314,6 +314,17 @@ class Playout(msgspec.Struct):
         self.queue.clear()
         self.queued_ms = 0.0
 
+    def withdraw(self, response_id: str) -> list[Item]:
+        """A response of which nothing was sent yet is not to be heard. Returns its items, none if it has begun."""
+        items = [item for item in self.items.values() if item.response_id == response_id]
+        if any(item.sent_ms >= _CERTAIN_MS for item in items):
+            return []
+        for item in items:
+            del self.items[item.item_id]
+            self.queue = [piece for piece in self.queue if piece.item_id != item.item_id]
+            self.queued_ms = max(0.0, self.queued_ms - item.received_ms)
+        return items
+
     def new_stream(self, now: float) -> None:
         """Another media stream took over: what the old one had buffered and the caller did not hear is sent again."""
         ear = self.reckoning.ear(now)

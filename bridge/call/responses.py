@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridge.call import actions as do
-from bridge.call import bargein, ending, sessions
+from bridge.call import bargein, ending, limits, sessions
 from bridge.call import events as ev
 from bridge.call.desk import Desk
 from bridge.call.toolcalls import ask_about_tools
@@ -136,7 +136,7 @@ def ended(desk: Desk, event: ev.ResponseEnded) -> None:
     was_wanted = turns.welcome(event.response_id)
     present = turns.ended(event.response_id)
     desk.ledger.close_response(event.response_id)
-    ending.used(desk, event.usage)
+    limits.used(desk, event.usage)
     if not present:
         return
     desk.active()
