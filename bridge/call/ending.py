@@ -16,6 +16,7 @@ _CLOCK_MS = 1000.0  # a mark this much later than the clock says will not come
 _LONGEST_GOODBYE_MS = 60_000.0
 _LONGEST_CLIP_MS = 600_000.0  # what an agent's fallback plays
 _UNEXPECTED_MS = 1500.0
+_MOST_OF_IT_MS = 1500.0  # of a goodbye: a short one lasts two or three seconds
 _OVERTIME_MS = 20_000.0  # for what is being said at a limit, and the goodbye
 
 _WISHED = {"agent": EndReason.AGENT_HUNG_UP, "operator": EndReason.ENDED_BY_OPERATOR, "drain": EndReason.DRAINED}
@@ -92,6 +93,23 @@ def unanswered(desk: Desk) -> bool:
 # ---------------------------------------------------------------- leaving
 
 
+def goodbye_lost(desk: Desk) -> None:
+    """The session goes while it says the goodbye: if little of it has come, it is to be said anew."""
+    turns, ledger, ending = desk.turns, desk.ledger, desk.state.ending
+    if ending is None or ending.what == "transfer" or not (turns.being_made and turns.spoke):
+        return
+    unfinished = any(not item.closed for item in ledger.items.values())
+    if unfinished and ledger.response_ms < _MOST_OF_IT_MS and turns.wish is None:
+        named = turns.named
+        turns.want(named if named is not None and named.why == "goodbye" else Wish("goodbye", _GOODBYE))
+
+
+def goodbye_owed(desk: Desk) -> bool:
+    """It waits for a session that can say it, or for the floor."""
+    ending, wish = desk.state.ending, desk.turns.wish
+    return ending is not None and not ending.leaving and wish is not None and wish.why == "goodbye"
+
+
 def goodbye_goes_on(desk: Desk) -> None:
     """Something more was said: it is waited for anew."""
     ending = desk.state.ending
@@ -105,6 +123,8 @@ def leave_if_heard(desk: Desk) -> None:
         return
     waiting = desk.turns.responding or desk.turns.wish is not None or bool(state.tools.open)
     if state.model == "ready" and waiting:
+        return
+    if (state.model == "opening" or desk.timers.running("open_model")) and goodbye_owed(desk):
         return
     if desk.ledger.confirmed() and not desk.ledger.busy(desk.at):
         _leave(desk, state.ending)

@@ -140,10 +140,10 @@ def ended(desk: Desk, event: ev.ResponseEnded) -> None:
     if not present:
         return
     desk.active()
-    ending.goodbye_goes_on(desk)
     if was_wanted and _brought_nothing(desk, event):
         _failed(desk, event)
         return
+    ending.goodbye_goes_on(desk)
     if event.status == "completed":
         state.failures = 0
         if turns.spoke:

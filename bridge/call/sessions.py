@@ -148,6 +148,7 @@ def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None
             state.attempts, state.missing_since = 1, desk.at  # else it is one more that left the caller waiting
         no_help = lived_ms < (_STEADY_MS if _busy(desk) else _MOMENT_MS) and not state.served
         state.brief = state.brief + 1 if no_help else 0
+        ending.goodbye_lost(desk)
         _forget(desk, silent_ms)
         if state.next_ready:
             _switch(desk)
@@ -158,7 +159,7 @@ def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None
     state.next_session, state.next_ready = 0, False
     state.model = "lost"
     desk.timers.stop("model_ready", "session_limit", "caller_pause", "long_speech", "barge_in", "ask_again")
-    if state.ending is not None:
+    if state.ending is not None and not ending.goodbye_owed(desk):
         return  # what was received is heard, then the call is over
     if cure == "fatal" or _given_up(desk, retry_after_s):
         _next_service(desk, cure)
@@ -228,6 +229,8 @@ def _next_service(desk: Desk, cure: Cure) -> None:
         state.attempts, state.brief, state.put_off, state.missing_since = 0, 0, False, desk.at
         desk.note("failover", desk.model.name)
         _open(desk)
+        return
+    if state.ending is not None:
         return
     desk.play_clip("apology")
     desk.play_clip(agent.fallback_message)
