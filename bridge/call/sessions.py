@@ -231,7 +231,7 @@ def _next_service(desk: Desk, cure: Cure) -> None:
         _open(desk)
         return
     if state.ending is not None:
-        return
+        return  # without the goodbye that a session was to say
     desk.play_clip("apology")
     desk.play_clip(agent.fallback_message)
     reason = EndReason.MODEL_REFUSED if cure == "fatal" else EndReason.MODEL_UNAVAILABLE

@@ -117,6 +117,8 @@ class Promises:
         longest_s = call.plan.agent.policies.max_call_s
         if longest_s and not self.ended:
             assert now - self.stream_at <= longest_s * 1000 + _OVERTIME_MS, "no call lasts beyond its limit"
+            if do.RequestResponse(call.plan.agent.policies.limit_warning) in actions:
+                assert now - self.stream_at < longest_s * 1000, "a limit is announced before it is reached"
         ledger = call.state.ledger
         assert ledger.reckoning.ear(now) <= ledger.reckoning.sent_ms, "the ear is not ahead of what was sent"
         if ledger.items:

@@ -209,10 +209,17 @@ class ACall(RuleBasedStateMachine):
         barge_in=st.sampled_from(["immediate", "off", 200]),
         marks=st.booleans(),
         protected=st.booleans(),
+        taken_back=st.booleans(),
         longest_s=st.sampled_from([20.0, 300.0]),
     )
     def begin(
-        self, model: ModelCapabilities, barge_in: str | int, marks: bool, protected: bool, longest_s: float
+        self,
+        model: ModelCapabilities,
+        barge_in: str | int,
+        marks: bool,
+        protected: bool,
+        taken_back: bool,
+        longest_s: float,
     ) -> None:
         self.plan = plan(
             model=model,
@@ -220,6 +227,7 @@ class ACall(RuleBasedStateMachine):
             carrier=CarrierCapabilities(marks=marks),
             greeting="Greet.",
             greeting_protected=protected,
+            interrupt_hang_up=taken_back,
             idle_prompt_after_s=6.0,
             idle_hang_up_after_s=6.0,
             clips=CLIPS,
