@@ -25,6 +25,7 @@ def grant(desk: Desk) -> None:
     if wish is None:
         return
     desk.ask(do.RequestResponse(wish.instructions))
+    state.asked_at = desk.at
     if not desk.state.asked_twice:
         desk.state.progress_at = desk.at
 

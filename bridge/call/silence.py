@@ -77,7 +77,10 @@ def on_dead_air(desk: Desk) -> None:
 
 
 def on_no_answer(desk: Desk) -> None:
-    """The service was asked, or should have begun by itself, and nothing came: ask again, then try another session."""
+    """The service was asked, or should have begun by itself, and nothing came: ask again, then try another session.
+
+    One that has named its response is at work on it, and is not asked again: it would only begin anew.
+    """
     state, turns, policies = desk.state, desk.turns, desk.policies
     if state.owed_since is None:
         return
@@ -86,10 +89,14 @@ def on_no_answer(desk: Desk) -> None:
     since = max(state.progress_at, state.owed_since)
     if desk.ledger.items:  # it has spoken, and that is still being heard
         since = max(since, desk.ledger.silent_at(desk.at))
-    if not waiting or desk.at < since + retry_ms:
-        desk.timers.set("no_answer", max(since, desk.at if not waiting else since) + retry_ms)
+    at_work = turns.being_made and not turns.spoke
+    if at_work:
+        since = max(since, state.asked_at)
+    patience_ms = max(retry_ms, rotate_ms) if at_work else retry_ms
+    if not waiting or desk.at < since + patience_ms:
+        desk.timers.set("no_answer", max(since, desk.at if not waiting else since) + patience_ms)
         return
-    if desk.at >= since + rotate_ms and state.asked_twice:
+    if at_work or (desk.at >= since + rotate_ms and state.asked_twice):
         state.owes_answer = True
         sessions.lose(desk, "no answer came", "rotate")
         desk.after("no_answer", retry_ms)
@@ -103,8 +110,8 @@ def _ask_again(desk: Desk) -> None:
     turns = desk.turns
     desk.note("answer_missing", "asking again")
     desk.state.asked_twice = True
-    wish = turns.asked or (turns.named if turns.being_made else None) or Wish("answer", must=False)
-    if turns.being_made and turns.spoke:
+    wish = turns.asked or Wish("answer", must=False)
+    if turns.being_made:
         wish = Wish("resume", sessions.RESUME)
     response_id = turns.give_up()
     if response_id and desk.model.can_cancel:

@@ -82,6 +82,7 @@ class State(msgspec.Struct):
     owed_since: float | None = None  # the caller waits to hear something
     waited_ms: float = 0.0  # for so long already, when the next wait is noticed
     progress_at: float = 0.0  # when the model last did something about it
+    asked_at: float = 0.0  # when a response was last asked for
     asked_twice: bool = False
     fillers: int = 0  # clips played into the present wait
 

@@ -184,7 +184,10 @@ class Timing(Part):
         description="The caller waits this long for an answer: the filler clip plays.",
     )
     answer_retry_s: float = Field(
-        default=_defaults.answer_retry_s, ge=0, le=60, description="And this long: the model is asked again."
+        default=_defaults.answer_retry_s,
+        ge=0,
+        le=60,
+        description="And this long, and no response has begun: the model is asked again.",
     )
     answer_rotate_s: float = Field(
         default=_defaults.answer_rotate_s, ge=0, le=60, description="And this long: another session is opened."

@@ -215,6 +215,21 @@ async def test_f17_a_session_that_stays_silent_is_replaced() -> None:
 
 
 @on_virtual_time
+@pytest.mark.parametrize("wait_ms", [4500, 7000])
+async def test_f17_a_service_that_is_slow_every_time_is_waited_for(wait_ms: int) -> None:
+    async with Scene({"first_audio_ms": wait_ms}) as scene:
+        story = await Story.greeted(scene)
+        await story.ask()
+        wait = await story.answered()
+        assert len(story.sessions) == 1
+        assert not [one for one in story.requests if isinstance(one, do.CancelResponse)]
+        assert words_heard(story).count(ASKED) == 1
+        assert wait.longest_silence_ms <= 3000
+        assert await story.say_goodbye() is EndReason.AGENT_HUNG_UP
+        await story.holds()
+
+
+@on_virtual_time
 async def test_f17_a_service_that_never_speaks_at_all_ends_in_the_apology() -> None:
     async with Scene({"responses": [{"silent": True}]}) as scene:
         story = await Story.begin(scene)
