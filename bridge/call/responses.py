@@ -58,6 +58,8 @@ def started(desk: Desk, event: ev.ResponseStarted) -> None:
 
 def _start(desk: Desk, response_id: str) -> None:
     turns = desk.turns
+    if turns.doomed and turns.expecting and not turns.knows(response_id):
+        turns.overtaken()
     if turns.asked is None and turns.welcome(response_id):
         bargein.service_answers(desk)
     if turns.expecting and turns.asked is None and desk.model.can_cancel and ending.unanswered(desk):

@@ -110,13 +110,16 @@ def _ask_again(desk: Desk) -> None:
     turns = desk.turns
     desk.note("answer_missing", "asking again")
     desk.state.asked_twice = True
-    wish = turns.asked or Wish("answer", must=False)
-    if turns.being_made:
-        wish = Wish("resume", sessions.RESUME)
+    asked, spoken_over, cut_short = turns.asked, turns.doomed or turns.expecting, turns.being_made
     response_id = turns.give_up()
     if response_id and desk.model.can_cancel:
         desk.ask(do.CancelResponse(response_id))
-    turns.want(wish)
+    if asked is not None and asked.again:
+        turns.want(asked)
+    if cut_short:
+        turns.want(Wish("resume", sessions.RESUME))
+    elif turns.wish is None:  # what the caller has said since we asked comes before what we asked for
+        turns.want(Wish("answer", must=False) if asked is None or spoken_over else asked)
 
 
 # ---------------------------------------------------------------- nobody says anything

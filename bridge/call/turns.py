@@ -90,9 +90,17 @@ class Turns(msgspec.Struct):
         if refused is not None and (refused.again or self.wish is None):
             self.want(refused)
 
+    def knows(self, response_id: str) -> bool:
+        """It was named before."""
+        return response_id == self.response_id or response_id in self.finished or response_id in self.unwelcome
+
+    def overtaken(self) -> None:
+        """What we asked for was swallowed: the service would have begun it before its answer to the caller."""
+        self.asked, self.doomed = None, False
+
     def started(self, response_id: str) -> bool:
         """The service named a response. True: it is doomed, cancel it."""
-        if response_id == self.response_id or response_id in self.finished or response_id in self.unwelcome:
+        if self.knows(response_id):
             return False
         doomed = self.doomed
         if self.response_id:

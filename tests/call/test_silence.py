@@ -85,6 +85,51 @@ STORIES: list[Story] = [
         )
         for wait_ms in (4500, 7000)
     ),
+    *(
+        story(
+            f"the asking for the greeting was swallowed: what the caller asks is answered, once; interruptions {mode}",
+            at(1000, caller_speaks()),
+            at(2000, caller_stops()),
+            at(2200, response("r1")),
+            at(2700, says("r1", "i", 500), ends("r1")),
+            at(20_000, hears("i", 500)),
+            on=plan(greeting="Greet.", barge_in=mode),
+        )
+        for mode in ("immediate", "off")
+    ),
+    *(
+        story(
+            f"the same with a service that answers when it is asked; interruptions {mode}",
+            at(1000, caller_speaks()),
+            at(2000, caller_stops()),
+            at(6000, ASK),
+            at(6100, response("r1")),
+            at(6500, says("r1", "i", 500), ends("r1")),
+            at(20_000, hears("i", 500)),
+            on=plan(greeting="Greet.", model=OBEYS, barge_in=mode),
+        )
+        for mode in ("immediate", "off")
+    ),
+    story(
+        "the same with a service that swallows its own answer too",
+        at(1000, caller_speaks()),
+        at(2000, caller_stops()),
+        at(6000, ASK),
+        at(6100, response("r1")),
+        at(6500, says("r1", "i", 500), ends("r1")),
+        at(20_000, hears("i", 500)),
+        on=plan(greeting="Greet."),
+    ),
+    story(
+        "what the caller has to be told and was swallowed comes after the answer to what they said since",
+        at(970_000, ask("Tell the caller politely that the call has to end in about half a minute.")),
+        at(970_100, caller_speaks()),
+        at(971_000, caller_stops()),
+        at(975_000, ASK),
+        at(975_100, response("r1"), says("r1", "i", 500)),
+        at(975_200, ends("r1"), ask("Tell the caller politely that the call has to end in about half a minute.")),
+        on=plan(max_call_s=1000, barge_in="off"),
+    ),
     story(
         "a response that stops in mid-sentence is cancelled, and the agent goes on from there",
         at(0, response("r1"), says("r1", "i", 2000)),
