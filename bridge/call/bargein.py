@@ -245,6 +245,7 @@ def _stopped(desk: Desk) -> None:
         state.turn_bytes = None
         ask_about_tools(desk)
         return
+    turns.greet_no_more()
     state.tools.new_turn()
     state.tools.owed = False  # the answer to the caller will know
     state.progress_at, state.asked_twice = desk.at, False

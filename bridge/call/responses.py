@@ -90,6 +90,8 @@ def _answered(desk: Desk) -> None:
     state = desk.state
     state.progress_at = desk.at
     state.owes_answer = state.asked_twice = False
+    if state.turn_bytes is not None:
+        desk.turns.greet_no_more()
     state.turn_bytes, state.fillers = None, 0
 
 

@@ -116,7 +116,8 @@ def _say_something(desk: Desk) -> None:
         return
     if not state.greeted:
         state.greeted = True
-        if desk.plan.agent.greeting:
+        answering = turns.wish is not None and turns.wish.why == "answer"
+        if desk.plan.agent.greeting and not answering:
             turns.want(Wish("greeting", desk.plan.agent.greeting, protected=desk.policies.greeting_protected))
     elif state.owes_answer and turns.wish is None and not turns.expecting:
         turns.want(Wish("resume", RESUME))

@@ -76,6 +76,11 @@ class Turns(msgspec.Struct):
             return None
         return self.asked
 
+    def greet_no_more(self) -> None:
+        """The caller did not wait for the greeting: after the answer to them it would be out of place."""
+        if self.wish is not None and self.wish.why == "greeting":
+            self.wish = None
+
     def refused(self) -> None:
         """The service would not begin what we asked for: it goes back to being a wish.
 

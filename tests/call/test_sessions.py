@@ -9,6 +9,7 @@ import pytest
 
 from bridge.call import actions as do
 from bridge.call import events as ev
+from bridge.call.plan import SessionPlan
 from bridge.call.responses import AGAIN
 from bridge.call.sessions import RESUME
 from bridge.errors import EndReason
@@ -17,6 +18,7 @@ from tests.call.playbook import (
     CLEAR,
     CLIPS,
     CLOSE_MODEL,
+    COMMIT,
     HANG_UP,
     INTERRUPTS,
     OBEYS,
@@ -537,6 +539,68 @@ def test_a_greeting_that_was_not_heard_is_greeted_again() -> None:
         at(300, lost(1), CLOSE_MODEL, open_model(2, 0)),
         at(400, ready(2), ask("Greet the caller.")),
     )
+
+
+ANSWER = (response("r1"), says("r1", "i", 500), ends("r1"))
+LATE = (at(0, ROUTED, open_model(1)), at(10, stream()), at(1200, caller_audio(1000), ev.CallerUnheard()))
+UNGREETED: list[Story] = [
+    story(
+        "the service answers by itself",
+        *LATE,
+        at(2000, ready()),
+        at(2050, caller_speaks("c1")),
+        at(2060, caller_stops("c1")),
+        at(2500, *ANSWER),
+        at(20_000, hears("i", 500)),
+        on=plan(greeting="Greet."),
+    ),
+    story(
+        "it answers when it is asked",
+        *LATE,
+        at(2000, ready()),
+        at(2050, caller_speaks("c1")),
+        at(2060, caller_stops("c1"), ASK),
+        at(2500, *ANSWER),
+        at(20_000, hears("i", 500)),
+        on=plan(greeting="Greet.", model=OBEYS),
+    ),
+    story(
+        "turns are ended by us",
+        *LATE,
+        at(2000, ready(), COMMIT, ASK),
+        at(2500, *ANSWER),
+        at(20_000, hears("i", 500)),
+        on=plan(greeting="Greet.", model=OBEYS, session=SessionPlan(turn_detection=None)),
+    ),
+    story(
+        "the service answers by itself and says nothing of the turn",
+        *LATE,
+        at(2000, ready()),
+        at(2500, *ANSWER),
+        at(20_000, hears("i", 500)),
+        on=plan(greeting="Greet."),
+    ),
+    story(
+        "it refuses the greeting for the sake of its answer",
+        *LATE[:2],
+        at(2000, caller_audio(1000), ready(), ask("Greet.")),
+        at(2050, caller_speaks("c1")),
+        at(2060, caller_stops("c1"), response("r1"), complains("wait", "conversation_already_has_active_response")),
+        at(2500, *ANSWER),
+        at(20_000, hears("i", 500)),
+        on=plan(greeting="Greet."),
+    ),
+]
+
+
+@pytest.mark.parametrize("row", UNGREETED, ids=str)
+def test_a_caller_who_did_not_wait_for_the_greeting_is_not_greeted_after_the_answer(row: Story) -> None:
+    Playbook(row.plan).play(*row.steps)
+
+
+def test_a_caller_of_whom_the_service_made_out_nothing_is_greeted() -> None:
+    book = Playbook(plan(greeting="Greet."))
+    book.play(*LATE, at(2000, ready()), at(6000, ask("Greet.")))
 
 
 def test_a_model_that_is_missing_is_covered_within_a_second_and_never_silent_for_three() -> None:
