@@ -14,7 +14,7 @@ from bridge.call import actions as do
 from bridge.call import bargein, ending
 from bridge.call import events as ev
 from bridge.call.desk import Desk
-from bridge.call.toolcalls import OUTCOME_UNKNOWN
+from bridge.call.toolcalls import STILL_RUNNING
 from bridge.call.turns import Wish
 from bridge.errors import EndReason
 
@@ -55,7 +55,7 @@ def _open(desk: Desk) -> None:
     state.untold.clear()
     desk.timers.stop("open_model")
     desk.after("model_ready", desk.policies.model_ready_s * 1000)
-    desk.ask(do.OpenModel(state.session, state.service, desk.transcript.history(OUTCOME_UNKNOWN), state.in_words))
+    desk.ask(do.OpenModel(state.session, state.service, desk.transcript.history(STILL_RUNNING), state.in_words))
 
 
 def on_open_model(desk: Desk) -> None:
@@ -119,7 +119,7 @@ def _say_something(desk: Desk) -> None:
         answering = turns.wish is not None and turns.wish.why == "answer"
         if desk.plan.agent.greeting and not answering:
             turns.want(Wish("greeting", desk.plan.agent.greeting, protected=desk.policies.greeting_protected))
-    elif state.owes_answer and turns.wish is None and not turns.expecting:
+    elif state.owes_answer and turns.wish is None and not turns.expecting and not state.tools.open:
         turns.want(Wish("resume", RESUME))
 
 
@@ -210,6 +210,8 @@ def _forget(desk: Desk, silent_ms: float = 0.0) -> None:
     if state.voice_at is not None and desk.at - state.voice_at < silent_ms:
         busy, state.turn_bytes = True, max(state.turn_bytes or 0, min(tail, len(state.recent)))
     state.owes_answer = state.owes_answer or busy
+    if state.tools.owed and not state.tools.open:
+        state.tools.owed, state.owes_answer = False, True  # the next session finds the answers in its history
     state.unsent_bytes = max(state.turn_bytes or 0, tail)
     if state.turn_bytes is not None:
         desk.transcript.caller_is_heard_again()
@@ -256,7 +258,7 @@ def on_session_limit(desk: Desk) -> None:
         return
     state.opened += 1
     state.next_session, state.next_ready = state.opened, False
-    history, state.next_knows = desk.transcript.settled_history(OUTCOME_UNKNOWN)
+    history, state.next_knows = desk.transcript.settled_history(STILL_RUNNING)
     desk.ask(do.OpenModel(state.next_session, state.service, history, state.in_words))
 
 
@@ -274,7 +276,7 @@ def switch_if_due(desk: Desk) -> None:
 
 def _switch(desk: Desk) -> None:
     state = desk.state
-    news = desk.transcript.history_since(state.next_knows, OUTCOME_UNKNOWN)
+    news = desk.transcript.history_since(state.next_knows, STILL_RUNNING)
     desk.ask(do.SwitchModel(state.next_session, news))
     state.session, state.model, state.ready_at, state.served = state.next_session, "ready", desk.at, False
     state.next_session, state.next_ready, state.attempts, state.brief = 0, False, 0, 0

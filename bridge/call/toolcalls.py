@@ -1,7 +1,8 @@
 """Tool calls the model has asked for and not yet been answered.
 
 A tool call is answered exactly once: by its result, by its time-out, or by a refusal; whatever comes later is
-ignored. When the last one open is answered, the model is asked to go on, once, however many there were.
+ignored. When the last one open is answered, the model is asked to go on, once, however many there were. A session that
+follows a lost one is told that its tools still run, and their answers in words: it never asked for them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 TIMED_OUT = json.dumps({"error": "the tool did not answer in time"})
 UNKNOWN = json.dumps({"error": "there is no tool of that name"})
 TOO_MANY = json.dumps({"error": "too many tool calls; answer with what you know"})
-OUTCOME_UNKNOWN = json.dumps({"error": "the outcome is unknown; do not repeat the call"})
+STILL_RUNNING = json.dumps({"status": "still running; its answer will follow; do not repeat the call"})
 TIMER = "tool "  # and the tool call's id
 
 _REMEMBERED = 256
@@ -34,7 +35,7 @@ class ToolCall(msgspec.Struct):
     name: str
     arguments: str
     response_id: str
-    foreign: bool = False  # asked for in a session that is gone, whose successor was told that nothing is known
+    foreign: bool = False  # asked for in a session that is gone, whose successor was told that it still runs
 
 
 class ToolCalls(msgspec.Struct):

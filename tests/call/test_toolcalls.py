@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from bridge.call import actions as do
 from bridge.call import events as ev
-from bridge.call.toolcalls import TIMED_OUT, TOO_MANY, UNKNOWN
+from bridge.call.sessions import RESUME
+from bridge.call.toolcalls import STILL_RUNNING, TIMED_OUT, TOO_MANY, UNKNOWN
 from tests.call.playbook import (
     ASK,
     CLEAR,
     CLIPS,
     CLOSE_MODEL,
+    INTERRUPTS,
     OBEYS,
     TOOLS,
     Playbook,
     Story,
+    ask,
     asks_tool,
     at,
     caller_speaks,
@@ -35,6 +39,22 @@ from tests.call.playbook import (
     tool_done,
     truncate,
     words,
+)
+
+
+def told(output: str, name: str = "look_up") -> do.TellModel:
+    """How a session hears of a tool it did not ask for."""
+    return do.TellModel("note", f"The tool {name} has answered by now: {output}")
+
+
+def called(call_id: str, output: str, name: str = "look_up") -> do.HistoryItem:
+    return do.HistoryItem("tool", output, call_id, name, "{}")
+
+
+LOST_IN_A_TOOL = (
+    at(0, response("r1"), asks_tool("t1"), run_tool("t1")),
+    at(10, ends("r1")),
+    at(100, lost(1), CLOSE_MODEL, open_model(2, 0, called("t1", STILL_RUNNING))),
 )
 
 STORIES: list[Story] = [
@@ -114,28 +134,105 @@ STORIES: list[Story] = [
     ),
     story(
         "the session is lost while a tool runs: the next one is told the outcome when it is known",
-        at(0, response("r1"), asks_tool("t1"), run_tool("t1")),
+        *LOST_IN_A_TOOL,
+        at(200, tool_done("t1", '"42"')),
+        at(300, ready(2), told('"42"'), ASK),
+    ),
+    story(
+        "nor is the next one asked for anything before that",
+        *LOST_IN_A_TOOL,
+        at(300, ready(2)),
+        at(6000, lambda book: _fillers(book, 2)),
+        at(6300, tool_done("t1", '"42"'), told('"42"'), ASK),
+        at(6500, response("r2"), says("r2", "forty-two", 500), ends("r2")),
+        at(20_000, hears("forty-two", 500), lambda book: _fillers(book, 2)),
+        on=plan(clips=CLIPS),
+    ),
+    story(
+        "a tool that does not answer in time is told of in the same way",
+        *LOST_IN_A_TOOL,
+        at(300, ready(2)),
+        at(10_000, do.AbandonTool("t1"), told(TIMED_OUT), ASK),
+        at(10_500, response("r2"), says("r2", "sorry", 500), ends("r2")),
+        at(20_000, hears("sorry", 500)),
+    ),
+    story(
+        "a caller who speaks meanwhile is answered, and hears of the tool when it is done",
+        *LOST_IN_A_TOOL,
+        at(300, ready(2)),
+        at(1000, caller_speaks()),
+        at(2000, caller_stops()),
+        at(2200, response("r2"), says("r2", "a moment", 500), ends("r2")),
+        at(4000, tool_done("t1", '"42"'), told('"42"'), ASK),
+        at(4200, response("r3"), says("r3", "forty-two", 500), ends("r3")),
+        at(20_000, hears("a moment", 500), hears("forty-two", 500)),
+    ),
+    story(
+        "and where the service does not begin that answer, it is asked for",
+        *LOST_IN_A_TOOL,
+        at(300, ready(2)),
+        at(1000, caller_speaks()),
+        at(2000, caller_stops()),
+        at(6000, ASK),
+        at(6200, response("r2"), says("r2", "a moment", 500), ends("r2")),
+        at(8000, tool_done("t1", '"42"'), told('"42"'), ASK),
+    ),
+    story(
+        "of two tools the one that has answered is told as any other; the model goes on when both have",
+        at(0, response("r1"), asks_tool("t1"), run_tool("t1"), asks_tool("t2", "book"), run_tool("t2", "book")),
         at(10, ends("r1")),
+        at(50, tool_done("t1", '"42"'), submit("t1", '"42"')),
         at(
             100,
             lost(1),
             CLOSE_MODEL,
-            open_model(
-                2,
-                0,
-                do.HistoryItem(
-                    "tool",
-                    '{"error": "the outcome is unknown; do not repeat the call"}',
-                    tool_call_id="t1",
-                    tool_name="look_up",
-                    tool_arguments="{}",
-                ),
-            ),
+            open_model(2, 0, called("t1", '"42"'), called("t2", STILL_RUNNING, "book")),
         ),
-        at(200, tool_done("t1", '"42"')),
-        at(300, ready(2), do.TellModel("note", 'The tool look_up has answered by now: "42"'), ASK),
+        at(300, ready(2)),
+        at(4000, tool_done("t2", '"booked"'), told('"booked"', "book"), ASK),
+    ),
+    story(
+        "the session that followed is lost as well: a tool that still runs is still running",
+        *LOST_IN_A_TOOL,
+        at(300, ready(2)),
+        at(2000, lost(2, "rotate"), CLOSE_MODEL),
+        at(2500, open_model(3, 0, called("t1", STILL_RUNNING))),
+        at(2600, ready(3)),
+        at(4000, tool_done("t1", '"42"'), told('"42"'), ASK),
+    ),
+    story(
+        "what was told and not spoken is in the history of the third session, which speaks it",
+        *LOST_IN_A_TOOL,
+        at(300, ready(2)),
+        at(1000, tool_done("t1", '"42"'), told('"42"'), ASK),
+        at(1100, lost(2, "rotate"), CLOSE_MODEL),
+        at(1600, open_model(3, 0, called("t1", '"42"'))),
+        at(1700, ready(3), ASK),
+    ),
+    story(
+        "the session beside takes over while a tool runs",
+        at(479_900, response("r1"), asks_tool("t1"), run_tool("t1")),
+        at(479_910, ends("r1")),
+        at(480_000, open_model(2, 0)),
+        at(480_100, ready(2)),
+        at(480_200, lost(1), do.SwitchModel(2, (called("t1", STILL_RUNNING),))),
+        at(484_000, tool_done("t1", '"42"'), told('"42"'), ASK),
+        on=plan(model=msgspec.structs.replace(INTERRUPTS, max_session_s=600.0), max_call_s=0),
+    ),
+    story(
+        "the session is lost when the tool has answered and its response has not ended: it is spoken of once",
+        at(0, response("r1"), asks_tool("t1"), run_tool("t1")),
+        at(50, tool_done("t1", '"42"'), submit("t1", '"42"')),
+        at(100, lost(1), CLOSE_MODEL, open_model(2, 0, called("t1", '"42"'))),
+        at(300, ready(2), ask(RESUME)),
+        at(500, response("r2"), says("r2", "forty-two", 500), ends("r2")),
+        at(20_000, hears("forty-two", 500)),
     ),
 ]
+
+
+def _fillers(book: Playbook, count: int) -> None:
+    assert book.clip_ms("filler") == 400 * count
 
 
 @pytest.mark.parametrize("row", STORIES, ids=str)

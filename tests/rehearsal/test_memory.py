@@ -9,7 +9,7 @@ import pytest
 
 from bridge.call import actions as do
 from bridge.call import events as ev
-from bridge.call.toolcalls import OUTCOME_UNKNOWN
+from bridge.call.toolcalls import STILL_RUNNING
 from bridge.errors import EndReason
 from bridge.rehearsal.listening import waits
 from bridge.sim import voices
@@ -96,15 +96,17 @@ async def test_keys_and_tools_are_told_in_pairs() -> None:
 @on_virtual_time
 async def test_a_tool_that_runs_while_its_session_is_lost_is_not_run_again_and_its_answer_is_told() -> None:
     drops = {"on": 1, "steps": [{"after_ms": 8000, "drop": True}]}
-    async with Scene({"connections": [drops, {"on": 2, "answers": ["", PRICES]}]}, agent=LOOKS_UP) as scene:
+    async with Scene({"connections": [drops, {"on": 2, "answers": [PRICES]}]}, agent=LOOKS_UP) as scene:
         story = await Story.greeted(scene)
         await story.ask()
         wait = await story.answered(3000)
         assert sum(isinstance(one, do.RunTool) for one in story.requests) == 1
         told = story.seeded(2)
-        assert ("function_call_output", OUTCOME_UNKNOWN, told[2][2]) in told
+        assert ("function_call_output", STILL_RUNNING, told[2][2]) in told
         notes = [text for role, _, text in told if role == "system"]
         assert len(notes) == 1 and '{"found": "hours"}' in notes[0]
+        assert len(scene.events("response.create", connection=2, direction="client")) == 1
+        assert words_heard(story).count(PRICES) == 1
         assert wait.longest_silence_ms <= 3000
         assert await story.say_goodbye() is EndReason.AGENT_HUNG_UP
         await story.holds()
