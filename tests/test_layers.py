@@ -37,7 +37,10 @@ TOP = {"rehearsal", "cli", "__main__"}  # these may import every room
 PURE_ROOMS = {"call", "audio", "telephony", "errors", "reading"}
 PURE_FILES = {  # dialects: the model's side that touches nothing
     f"realtime/{name}.py"
-    for name in ("dialect", "decoder", "openai", "openai_beta", "xai", "profiles", "session", "wire", "conversation")
+    for name in (
+        *("dialect", "decoder", "openai", "openai_beta", "xai", "profiles", "session", "wire", "conversation"),
+        "given",
+    )
 }
 TOUCHES = {"asyncio", "socket", "threading", "subprocess", "aiohttp", "websockets", "logging", "structlog", "pydantic"}
 CLOCKS = {"time", "datetime"}

@@ -16,6 +16,7 @@ import pybase64
 import structlog
 
 from bridge.errors import RealtimeError, UsageError
+from bridge.realtime import given
 from bridge.realtime.connection import Opening, RealtimeConnection, RealtimeMessage
 from bridge.realtime.dialect import BETA_NAMES, GA_NAMES
 from bridge.realtime.emitter import Emitter
@@ -35,7 +36,7 @@ class RealtimeAPI(Emitter):
         super().__init__()
         self.target = target
         self._dialect = target.dialect()
-        self._timeout_s = timeout_s
+        self._timeout_s = given.seconds("timeout_s", timeout_s)
         self._connection: RealtimeConnection | None = None
         self._events = 0
         self._sent_at = 0.0
@@ -46,7 +47,9 @@ class RealtimeAPI(Emitter):
         return self._connection is not None
 
     async def connect(self) -> None:
-        """Raises UsageError when connected already, RealtimeError when no connection can be had."""
+        """Raises UsageError when connected already or without a key the service wants, RealtimeError when no connection
+        can be had.
+        """
         if self._connection is not None:
             raise UsageError("already connected; disconnect first")
         connection = await Opening(self.target, strict=False, timeout_s=self._timeout_s)
@@ -69,33 +72,39 @@ class RealtimeAPI(Emitter):
         """One client event: `name` is its type, `fields` the rest (an `event_id` in it replaces ours). Returns what was
         sent.
 
-        Raises RealtimeError when not connected, UsageError when `fields` is no mapping.
+        Raises RealtimeError when not connected, UsageError for a name or fields that make no event.
         """
-        connection, event = self._told(name, fields)
-        await connection.send(event)
+        connection, event = self._made(name, fields)
+        data = given.as_json("the event", event)
+        self._sending(name, event)
+        await connection.send(data)
         return event
 
     async def send_audio(self, audio: bytes) -> None:
         """Caller audio: an `input_audio_buffer.append`, or, where the profile says so, a binary frame told as one."""
+        audio = given.sound("audio", audio)
         fields = {"audio": pybase64.b64encode(audio).decode("ascii")}
         if self.target.profile.binary_audio:
-            connection, _ = self._told("input_audio_buffer.append", fields)
+            connection, event = self._made("input_audio_buffer.append", fields)
+            self._sending("input_audio_buffer.append", event)
             await connection.send_audio(audio)
         else:
             await self.send("input_audio_buffer.append", fields)
 
-    def _told(self, name: str, fields: Mapping[str, Any] | None) -> tuple[RealtimeConnection, dict[str, Any]]:
-        """What is about to be sent, and over what."""
-        if self._connection is None:
-            raise RealtimeError("the client is not connected", code="not_connected")
+    def _made(self, name: str, fields: Mapping[str, Any] | None) -> tuple[RealtimeConnection, dict[str, Any]]:
+        """What is to be sent, and over what."""
+        given.event_name(name)
         if fields is not None and not isinstance(fields, Mapping):
             raise UsageError("the fields of an event are a mapping")
+        if self._connection is None:
+            raise RealtimeError("the client is not connected", code="not_connected")
         self._events += 1
-        event = {"event_id": f"evt_{self._events:017d}", "type": name, **(fields or {})}
+        return self._connection, {"event_id": f"evt_{self._events:017d}", "type": name, **(fields or {})}
+
+    def _sending(self, name: str, event: dict[str, Any]) -> None:
         self._tell(f"client.{name}", event)
         self._tell("client.*", event)
         self._sent_at = asyncio.get_running_loop().time()
-        return self._connection, event
 
     # ------------------------------------------------------------ what comes
 

@@ -20,16 +20,16 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pybase64
 import structlog
 
 from bridge.errors import RealtimeError, UsageError
+from bridge.realtime import given
 from bridge.realtime.api import RealtimeAPI
 from bridge.realtime.conversation import NAMELESS, Change, Conversation, InputAudio, Item
-from bridge.realtime.dialect import GA_NAMES
+from bridge.realtime.dialect import GA_NAMES, MADE_UP
 from bridge.realtime.emitter import Emitter
 from bridge.realtime.envelope import read_error
-from bridge.realtime.profiles import Profile, Target, builtin
+from bridge.realtime.profiles import Profile
 from bridge.realtime.session import from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt
 from bridge.realtime.wire import table, wire_id
@@ -57,11 +57,15 @@ SERVER_VAD: dict[str, Any] = {
     "silence_duration_ms": 200,
 }
 
+_SHORTEST_KEPT_S = 0.1  # of no audio it could not be told whether there is any to commit
+_PART = '{"type": "input_text", "text": ...} or {"type": "input_audio", "audio": ...}'
+
 
 class RealtimeClient(Emitter):
     """One conversation. Methods that send are async; events are dispatched as frames arrive.
 
     `profile`, `url`, `api_key`, `model` as for `connect`. `keep_audio_s` bounds the local copy of the caller's audio.
+    What cannot be used raises UsageError, naming it, before anything is sent: here, and in every method.
     `realtime` is the layer below, for events this class has no method for; `conversation` the cache of items.
     """
 
@@ -77,17 +81,12 @@ class RealtimeClient(Emitter):
         keep_audio_s: float = 120.0,
     ) -> None:
         super().__init__()
-        if isinstance(profile, str):
-            known = builtin()
-            if profile not in known:
-                raise UsageError(f"profile {profile!r} is not known; there are {', '.join(known)}")
-            profile = known[profile]
-        target = Target(profile, url, api_key, model, allow_plain)
+        target = given.target(profile, url, api_key, model, allow_plain=allow_plain)
         self.realtime = RealtimeAPI(target, timeout_s=timeout_s)
         self.conversation = Conversation()
         self.session: dict[str, Any] = from_fields(DEFAULT_SESSION)  # in the neutral form of session.py
         self._dialect = target.dialect()
-        self._keep_audio_s = keep_audio_s
+        self._keep_audio_s = given.seconds("keep_audio_s", keep_audio_s, least=_SHORTEST_KEPT_S)
         self._tools = ToolBelt(self._answer_tool, self._ask_after_tools)
         self._created: asyncio.Future[bool] | None = None
         self._heard = self._new_input()
@@ -107,7 +106,9 @@ class RealtimeClient(Emitter):
         return self.realtime.is_connected
 
     async def connect(self) -> None:
-        """Open the session and send its configuration. Raises UsageError when connected, RealtimeError when refused."""
+        """Open the session and send its configuration. Raises UsageError when connected, or without a key where the
+        service wants one, RealtimeError when refused.
+        """
         if self.is_connected:
             raise UsageError("already connected; disconnect first")
         self._created = asyncio.get_running_loop().create_future()
@@ -157,13 +158,19 @@ class RealtimeClient(Emitter):
         """Change the given fields and send the whole configuration if connected.
 
         Fields may be named as in the beta (flat) or as in GA (`audio={...}`); the service gets its own shape. Tools
-        given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, or an unknown format.
+        given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, an unknown format, or
+        what JSON cannot say; then nothing has changed.
         """
         if "tools" in fields:
-            fields["tools"] = [{"type": "function", **tool} for tool in fields["tools"] or ()]
+            tools = given.tables("tools", fields["tools"], '{"name": ..., "description": ..., "parameters": {...}}')
+            fields["tools"] = [{"type": "function", **tool} for tool in tools]
             for tool in fields["tools"]:
-                if tool.get("name") in self._tools:
+                if tool["type"] == "function" and not (isinstance(tool.get("name"), str) and tool["name"]):
+                    raise UsageError("tools: a tool needs a name")
+                if tool.get("name") in self._tools.names:
                     raise UsageError(f"tool {tool['name']!r} was added by add_tool already")
+        for name, value in fields.items():
+            given.as_json(name, value)
         self.session |= from_fields(fields)
         if self.is_connected:
             await self._send_session()
@@ -174,9 +181,9 @@ class RealtimeClient(Emitter):
         Its result is sent as JSON, what it raises as `{"error": message}`. Raises UsageError for a missing or known
         name.
         """
-        for given in self.session.get("tools") or ():
-            if given.get("name") == definition.get("name"):
-                raise UsageError(f"tool {given['name']!r} was given to update_session already")
+        for known in self.session.get("tools") or ():
+            if isinstance(definition, Mapping) and known.get("name") == definition.get("name"):
+                raise UsageError(f"tool {known['name']!r} was given to update_session already")
         tool = self._tools.add(definition, run)
         if self.is_connected:
             await self._send_session()
@@ -203,18 +210,28 @@ class RealtimeClient(Emitter):
         "input_audio", "audio"}` with audio as bytes, samples or base64 text. Without parts only the answer is asked
         for.
         """
-        if content:
-            parts = [
-                {**part, "audio": _base64(part["audio"])} if part.get("type") == "input_audio" else dict(part)
-                for part in content
-            ]
+        parts = [self._part(part) for part in given.tables("content", content, _PART)]
+        if parts:
             item = {"type": "message", "role": "user", "content": parts}
             await self.realtime.send("conversation.item.create", {"item": item})
         await self.create_response()
 
+    def _part(self, part: dict[str, Any]) -> dict[str, Any]:
+        kind = part.get("type")
+        if kind == "input_audio" and "audio" in part:
+            encoding, rate_hz = self.session["input_format"]
+            part["audio"] = given.sound_as_text("audio", part["audio"], encoding=encoding, rate_hz=rate_hz)
+        elif not isinstance(kind, str) or kind == "input_audio":
+            raise UsageError(f"content: found a part with {', '.join(map(repr, part)) or 'nothing'}; write {_PART}")
+        elif kind == "input_text" and not isinstance(part.get("text"), str):
+            raise UsageError(f"content: found {part.get('text')!r} as text; write {_PART}")
+        given.as_json("content", part)
+        return part
+
     async def append_input_audio(self, audio: Audio) -> None:
-        """Caller audio in the session's input format, a piece at a time."""
-        piece = bytes(memoryview(audio).cast("B")) if not isinstance(audio, bytes) else audio
+        """Caller audio in the session's input format, a piece at a time: bytes, or 16-bit samples for PCM."""
+        encoding, rate_hz = self.session["input_format"]
+        piece = given.sound("audio", audio, encoding=encoding, rate_hz=rate_hz)
         if not piece:
             return
         await self.realtime.send_audio(piece)
@@ -239,10 +256,12 @@ class RealtimeClient(Emitter):
         well.
 
         Returns the item, or None without one. Raises UsageError, before anything is sent, for an item that is unknown
-        or not the agent's message.
+        or not the agent's message, and for a count that is none.
         """
+        heard_samples = given.samples("sample_count", sample_count)
         item = None
         if item_id:
+            given.item_id(item_id)
             item = self.conversation.get_item(item_id)
             if item is None:
                 raise UsageError(f"item {item_id!r} is not in the conversation")
@@ -257,7 +276,7 @@ class RealtimeClient(Emitter):
         if index is None:
             return item
         _encoding, rate_hz = self.session["output_format"]
-        heard_ms = max(0, int(sample_count / rate_hz * 1000))
+        heard_ms = int(heard_samples / rate_hz * 1000)
         if item.status == "completed" and heard_ms >= item.formatted.audio_ms - profile.truncate_margin_ms:
             return item  # all of it was heard
         # More than was received is an error to the service, and then nothing is cut.
@@ -270,6 +289,12 @@ class RealtimeClient(Emitter):
         return item
 
     async def delete_item(self, item_id: str) -> None:
+        """Ask the service to forget an item; the cache does when it has."""
+        given.item_id(item_id)
+        if item_id.startswith(MADE_UP):
+            raise UsageError(f"item_id: {item_id!r} was made up here, its service gave it none: it cannot be deleted")
+        if not self.realtime.target.profile.can_delete:
+            raise UsageError(f"profile {self.realtime.target.profile.name} deletes no items; leave it where it is")
         await self.realtime.send("conversation.item.delete", {"item_id": item_id})
 
     async def wait_for_next_item(self, timeout_s: float | None = None) -> Item | None:
@@ -404,9 +429,3 @@ class RealtimeClient(Emitter):
 
 def _item_of(payload: Any) -> Item | None:
     return payload["item"] if payload is not None else None
-
-
-def _base64(audio: Audio | str) -> str:
-    if isinstance(audio, str):
-        return audio
-    return pybase64.b64encode(bytes(memoryview(audio).cast("B"))).decode("ascii")

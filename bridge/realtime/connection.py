@@ -23,14 +23,15 @@ import pybase64
 import structlog
 import websockets
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.frames import Close
+from websockets.exceptions import ConnectionClosed, InvalidStatus, ProtocolError, WebSocketException
+from websockets.frames import Close, Frame, Opcode
 from websockets.typing import Subprotocol
 
 from bridge.errors import RealtimeError, UsageError
-from bridge.realtime.dialect import GA_NAMES, code_of_status, frame
+from bridge.realtime import given
+from bridge.realtime.dialect import GA_NAMES, code_of_status
 from bridge.realtime.envelope import read_error
-from bridge.realtime.profiles import Profile, Target, builtin
+from bridge.realtime.profiles import Profile, Target
 from bridge.realtime.wire import MAX_MESSAGE, clean, read_object
 
 log = structlog.get_logger()
@@ -73,24 +74,26 @@ def connect(
 
     `profile` is a name of profiles.yaml or a Profile; empty `url` and `model` mean the profile's own. With `strict`
     every error envelope raises; without, the harmless ones are messages like any other. `allow_plain` permits `ws://`
-    to another machine. Raises UsageError for an unknown profile or an address that cannot be used, RealtimeError when
-    no connection can be had.
+    to another machine. Raises UsageError, naming it, for what cannot be used: an unknown profile, an address that is
+    none, no key where the service wants one; RealtimeError when no connection can be had.
     """
-    if isinstance(profile, str):
-        known = builtin()
-        if profile not in known:
-            raise UsageError(f"profile {profile!r} is not known; there are {', '.join(known)}")
-        profile = known[profile]
-    return Opening(Target(profile, url, api_key, model, allow_plain), strict=strict, timeout_s=timeout_s)
+    given.switch("strict", strict)
+    target = given.target(profile, url, api_key, model, allow_plain=allow_plain)
+    return Opening(target, strict=strict, timeout_s=timeout_s)
 
 
 class Opening:
     """What `connect` returns: to be awaited, or entered."""
 
     def __init__(self, target: Target, *, strict: bool, timeout_s: float) -> None:
+        if target.lacks_key:
+            raise UsageError(
+                f"api_key: missing; profile {target.profile.name} refuses who brings no key. Give api_key=...; here"
+                " no variable of the environment is read"
+            )
         self._target = target
         self._strict = strict
-        self._timeout_s = timeout_s
+        self._timeout_s = given.seconds("timeout_s", timeout_s)
         self._connection: RealtimeConnection | None = None
 
     async def _open(self) -> RealtimeConnection:
@@ -148,22 +151,23 @@ class RealtimeConnection:
         """One event: an object with its `type`, or JSON text as it is. Raises RealtimeError when the connection is
         over.
         """
-        if isinstance(event, str | bytes):
-            await self._send(event if isinstance(event, bytes) else event.encode())
-            return
-        if not isinstance(event, Mapping) or not isinstance(event.get("type"), str):
+        if isinstance(event, str):
+            try:
+                await self._send(event.encode())
+            except UnicodeEncodeError:
+                raise UsageError("the event's text holds half of a character; give text that is whole") from None
+        elif isinstance(event, bytes):
+            await self._send(event)
+        elif isinstance(event, Mapping) and isinstance(event.get("type"), str):
+            await self._send(given.as_json("the event", event))
+        else:
             raise UsageError("an event is an object with a type, or JSON text")
-        try:
-            data = frame(event)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UsageError(f"the event cannot be written as JSON: {error}") from None
-        await self._send(data)
 
     async def send_audio(self, pcm: bytes | bytearray | memoryview) -> None:
         """Caller audio in the session's input format (24 kHz PCM16 unless it was changed)."""
-        data = memoryview(pcm).cast("B")
+        data = given.sound("pcm", pcm)
         for start in range(0, len(data), _APPEND_BYTES):
-            piece = bytes(data[start : start + _APPEND_BYTES])
+            piece = data[start : start + _APPEND_BYTES]
             if self.target.profile.binary_audio:
                 await self._send(piece, text=False)
             else:
@@ -210,8 +214,10 @@ class RealtimeConnection:
         """Call `handler` (plain or async) for each "message" (RealtimeMessage), "error" (RealtimeError), at the "close"
         (code, reason). Handlers run one after the other in the order of messages. Without anyone receiving or iterating
         they are all that reads."""
-        if name not in self._handlers:
+        if name not in tuple(self._handlers):
             raise UsageError(f'{name!r} is not "message", "error" or "close"')
+        if not callable(handler):
+            raise UsageError(f"handler: found {handler!r}; give something to call")
         self._handlers[name].append(handler)
         if name == "message":
             self._room.set()  # what waited for a receiver goes to the handlers
@@ -219,6 +225,13 @@ class RealtimeConnection:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close in order: returns when the service has answered, or two seconds later. Harmless when already closed."""
+        try:
+            # RFC 6455 sections 5.5 and 7.4.1: which codes may be sent, and how long a reason may be
+            Frame(Opcode.CLOSE, Close(code, reason).serialize()).check()
+        except (ProtocolError, TypeError, AttributeError, UnicodeEncodeError):
+            raise UsageError(
+                f"close: code {code!r} and this reason cannot be sent; write 1000 and a few words"
+            ) from None
         self._closing = True
         await self._socket.close(code, reason)
         if self._reader is asyncio.current_task():

@@ -7,10 +7,12 @@ once and in order, persistent ones first; what a handler raises goes to whoever 
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from bridge.errors import UsageError
+from bridge.realtime import given
 
 Listener = Callable[[Any], object]
 
@@ -22,12 +24,16 @@ class Emitter:
         self._waits: set[asyncio.Future[Any]] = set()
 
     def on(self, name: str, listener: Listener) -> Listener:
-        """Call `listener` with the payload of every event of this name."""
+        """Call `listener` with the payload of every event of this name. It is a plain function: nobody would await
+        an async one. Raises UsageError for what cannot be called so.
+        """
+        _check(name, listener)
         self._listeners.setdefault(name, []).append(listener)
         return listener
 
     def on_next(self, name: str, listener: Listener) -> Listener:
         """The same for the next event only."""
+        _check(name, listener)
         self._next.setdefault(name, []).append(listener)
         return listener
 
@@ -43,7 +49,11 @@ class Emitter:
         self._next.clear()
 
     async def wait_for_next(self, name: str, timeout_s: float | None = None) -> Any:
-        """The payload of the next event of this name; None when `timeout_s` passes, or the connection ends, first."""
+        """The payload of the next event of this name; None when `timeout_s` passes, or the connection ends, first.
+        With None it is waited for ever. Raises UsageError for a time that is none.
+        """
+        if timeout_s is not None:
+            timeout_s = given.seconds("timeout_s", timeout_s, least=0.0)
         arrived: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def arrive(payload: Any) -> None:
@@ -75,7 +85,16 @@ class Emitter:
             listener(payload)
 
 
+def _check(name: object, listener: object) -> None:
+    given.event_name(name)
+    if not callable(listener):
+        raise UsageError(f"{name}: found {listener!r}; give something to call")
+    if inspect.iscoroutinefunction(listener):
+        raise UsageError(f"{name}: nobody awaits an async listener; give a plain one that starts a task")
+
+
 def _forget(listeners: dict[str, list[Listener]], name: str, listener: Listener | None) -> None:
+    given.event_name(name)
     if listener is None:
         listeners.pop(name, None)
         return

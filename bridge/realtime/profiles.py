@@ -207,6 +207,17 @@ class Target:
     def __repr__(self) -> str:
         return f"Target(profile={self.profile.name!r}, where={self.where!r}, model={self.model!r})"
 
+    @property
+    def lacks_key(self) -> bool:
+        """Whether the service will refuse for want of a key. One on this machine is its owner's own affair, and a key
+        may stand in the address.
+        """
+        parts = urlsplit(self.url)
+        if self.api_key or not self.profile.needs_key or is_loopback(parts.hostname or ""):
+            return False
+        names = {name.lower().replace("-", "_") for name, _ in parse_qsl(parts.query)}
+        return not names & {"api_key", self.profile.auth_name.lower().replace("-", "_")}
+
     def dialect(self) -> Dialect:
         return self.profile.dialect()
 

@@ -107,24 +107,41 @@ _FORMATS = {"input_audio_format": "input_format", "output_audio_format": "output
 def from_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     """A session as a programmer writes it: flat as in the beta, nested as in GA, or mixed.
 
-    `turn_detection` may also be "none", "disabled" or `{"type": "none"}`: manual turns. Raises UsageError for a format
-    nobody knows.
+    `turn_detection` may also be "none", "disabled" or `{"type": "none"}`: manual turns. Raises UsageError for what we
+    read ourselves and cannot: a format nobody knows, an object that is none. The rest is for the service to judge.
     """
     fields: dict[str, Any] = {}
     flat = {name: value for name, value in given.items() if name not in ("audio", "type")}
-    audio = table(given.get("audio"))
+    audio = _object("audio", given.get("audio"))
     for side in ("input", "output"):
-        for name, value in table(audio.get(side)).items():
+        for name, value in _object(f"audio.{side}", audio.get(side)).items():
             flat[f"{side}_audio_format" if name == "format" else name] = value
     for name, value in flat.items():
         if name in _FORMATS:
-            encoding, rate_hz = read_format(value)
-            if encoding is None:
-                raise UsageError(f"{name}: {value!r} is no audio format")
-            fields[_FORMATS[name]] = (encoding, rate_hz or 24_000)
+            fields[_FORMATS[name]] = _format(name, value)
         elif name == "turn_detection":
-            manual = value in ("none", "disabled") or table(value).get("type") in ("none", "disabled")
+            manual = value in ("none", "disabled") or _object(name, value).get("type") in ("none", "disabled")
             fields[name] = None if manual else value
+        elif _NEUTRAL.get(name, name) == "modalities":
+            if not isinstance(value, list | tuple):
+                raise UsageError(f'{name}: found {value!r}; write a list, ["audio"] or ["text"]')
+            fields["modalities"] = list(value)
         else:
             fields[_NEUTRAL.get(name, name)] = value
     return fields
+
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise UsageError(f"{name}: found {value!r}; write an object or None")
+    return value or {}
+
+
+def _format(name: str, value: Any) -> tuple[Encoding, int]:
+    encoding, rate_hz = read_format(value)
+    if encoding is None:
+        raise UsageError(f"{name}: {value!r} is no audio format; write one of {', '.join(_ENCODINGS)}")
+    said = table(value).get("rate")
+    if said is not None and said != rate_hz:
+        raise UsageError(f"{name}: found a rate of {said!r}; write a whole number of Hz")
+    return encoding, rate_hz or 24_000

@@ -7,6 +7,7 @@ completely and all its outputs are in.
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from bridge.errors import UsageError
+from bridge.realtime import given
 from bridge.realtime.conversation import ToolCall
 from bridge.realtime.dialect import frame
 
@@ -46,7 +48,16 @@ class ToolBelt:
     def __contains__(self, name: object) -> bool:
         return name in self._tools
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._tools)
+
     def add(self, definition: Mapping[str, Any], run: Callable[..., Any]) -> Tool:
+        if not isinstance(definition, Mapping):
+            raise UsageError(
+                f"definition: found {reprlib.repr(definition)}; give a mapping with the tool's name, description and"
+                " parameters"
+            )
         name = definition.get("name")
         if not isinstance(name, str) or not name:
             raise UsageError("a tool needs a name")
@@ -54,11 +65,12 @@ class ToolBelt:
             raise UsageError(f"tool {name!r} was added already; remove it first")
         if not callable(run):
             raise UsageError(f"tool {name!r} needs something to call")
+        given.as_json(f"the definition of tool {name!r}", {**definition})
         tool = self._tools[name] = Tool({"type": "function", **definition}, run)
         return tool
 
     def remove(self, name: str) -> None:
-        if name not in self._tools:
+        if name not in self.names:
             raise UsageError(f"tool {name!r} was never added")
         del self._tools[name]
 

@@ -98,7 +98,7 @@ async def probe(target: Target, progress: Callable[[str], object] = lambda what:
 
 async def _connect(target: Target) -> RealtimeConnection:
     return await connect(
-        profile=target.profile,
+        profile=msgspec.structs.replace(target.profile, needs_key=False),  # whether it wants one, it says itself
         url=target.url,
         api_key=target.api_key,
         model=target.model,

@@ -171,6 +171,143 @@ async def test_sending_needs_a_connection_and_connecting_none() -> None:
             await client.connect()
 
 
+# ---------------------------------------------------------------- what cannot be used
+
+NO_TIME = (-1, 0, float("nan"), float("inf"), "5", None, True)
+PART = {"type": "input_text", "text": "Hi"}
+
+
+@pytest.mark.parametrize("timeout_s", NO_TIME)
+async def test_a_time_limit_that_is_none_is_refused_by_name(timeout_s: Any) -> None:
+    with pytest.raises(UsageError, match=r"timeout_s: found .*; write seconds, more than 0"):
+        RealtimeClient(api_key="k", timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *({"keep_audio_s": 0}, {"keep_audio_s": "long"}, {"profile": 3}, {"url": 3}, {"model": 3}),
+        *({"api_key": 3}, {"api_key": "k\n"}, {"allow_plain": 1}),
+    ],
+)
+async def test_an_option_that_cannot_be_used_is_refused_by_name(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(UsageError, match=f"^{name}: "):
+        RealtimeClient(**{"api_key": "k", **option})
+
+
+async def test_without_a_key_the_service_wants_nobody_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def called(*_: object, **__: object) -> Any:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr("bridge.realtime.connection.open_socket", called)
+    for profile in ("openai", "meshapi", "xai"):
+        client = RealtimeClient(profile=profile)
+        with pytest.raises(
+            UsageError, match=f"^api_key: missing; profile {profile} refuses .* Give api_key="
+        ) as refused:
+            await client.connect()
+        assert "environment" in str(refused.value)
+        assert not client.is_connected
+    with pytest.raises(AssertionError, match="touched"):
+        await RealtimeClient(profile="speech-to-speech").connect()
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "says"),
+    [
+        ("append_input_audio", ("text",), "audio: found str; give bytes of the session's format (pcm16, 24000 Hz) or"),
+        ("append_input_audio", (np.zeros(4, np.float32),), "audio: found 4 items of format 'f'"),
+        ("send_user_message_content", ("Hello",), "content: found 'Hello'; give a list like"),
+        ("send_user_message_content", (PART,), "content: found {"),
+        ("send_user_message_content", ([PART, "Hello"],), "content: found ["),
+        ("send_user_message_content", ([{}],), "content: found a part with nothing; write {"),
+        ("send_user_message_content", ([{"type": 3}],), "content: found a part with 'type'; write {"),
+        ("send_user_message_content", ([{"type": "input_text"}],), "content: found None as text; write {"),
+        ("send_user_message_content", ([{"type": "input_audio"}],), "content: found a part with 'type'; write {"),
+        ("send_user_message_content", ([{"type": "input_audio", "audio": "@"}],), "audio: this text is not base64"),
+        ("send_user_message_content", ([{"type": "input_audio", "audio": 3}],), "audio: found int; give bytes"),
+        ("send_user_message_content", ([{**PART, "x": object()}],), "content cannot be written as JSON"),
+        ("cancel_response", ("", "all"), "sample_count: found 'all'; write how many samples were heard, 0 or more"),
+        ("cancel_response", ("", -1), "sample_count: found -1"),
+        ("cancel_response", ("", float("nan")), "sample_count: found nan"),
+        ("cancel_response", (["a"],), "item_id: found ['a']; give the id of an item"),
+        ("delete_item", ("",), "item_id: found ''; give the id of an item"),
+        ("delete_item", (None,), "item_id: found None"),
+        ("delete_item", ("~item.1",), "item_id: '~item.1' was made up here"),
+        ("add_tool", (None, print), "definition: found None; give a mapping with"),
+        ("add_tool", ({**WEATHER, "x": object()}, print), "the definition of tool 'get_weather' cannot be written"),
+        ("add_tool", (WEATHER, None), "tool 'get_weather' needs something to call"),
+        ("remove_tool", (["x"],), "tool ['x'] was never added"),
+        ("wait_for_next_item", (-1,), "timeout_s: found -1; write seconds, 0 or more"),
+        ("wait_for_next_completed_item", ("5",), "timeout_s: found '5'"),
+        ("wait_for_next", ("error", float("nan")), "timeout_s: found nan"),
+        ("wait_for_next", (None,), "an event's name is text, not None"),
+        ("on", (["error"], print), "an event's name is text, not ['error']"),
+        ("on", ("error", None), "error: found None; give something to call"),
+        ("on_next", ("error", asyncio.sleep), "error: nobody awaits an async listener; give a plain one"),
+        ("off", (3,), "an event's name is text, not 3"),
+        ("off_next", (3,), "an event's name is text, not 3"),
+    ],
+)
+async def test_what_a_method_cannot_use_is_refused_by_name_and_nothing_is_sent(
+    method: str, given: tuple[Any, ...], says: str
+) -> None:
+    async with talking() as (client, service):
+        with pytest.raises(UsageError) as refused:
+            answer = getattr(client, method)(*given)
+            await answer
+        assert str(refused.value).startswith(says)
+        await quiet(client, service)
+        assert [event["type"] for event in service.received] == ["session.update", "marker"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"tools": "get_weather"}, "tools: found 'get_weather'; give a list like"),
+        ({"tools": WEATHER}, "tools: found {"),
+        ({"tools": [print]}, "tools: found ["),
+        ({"tools": [{"description": "Nameless."}]}, "tools: a tool needs a name"),
+        ({"tools": [{"name": ["x"]}]}, "tools: a tool needs a name"),
+        ({"instructions": object()}, "instructions cannot be written as JSON"),
+        ({"modalities": "audio"}, "modalities: found 'audio'; write a list"),
+        ({"turn_detection": "server_vad"}, "turn_detection: found 'server_vad'"),
+        ({"audio": "loud"}, "audio: found 'loud'"),
+    ],
+)
+async def test_a_session_that_cannot_be_sent_leaves_the_one_there_is(fields: dict[str, Any], says: str) -> None:
+    async with talking() as (client, service):
+        before = dict(client.session)
+        with pytest.raises(UsageError) as refused:
+            await client.update_session(voice="other", **fields)
+        assert str(refused.value).startswith(says)
+        assert client.session == before
+        await quiet(client, service)
+        assert [event["type"] for event in service.received] == ["session.update", "marker"]
+
+
+async def test_a_service_that_deletes_nothing_is_not_asked_to() -> None:
+    async with talking(profile="speech-to-speech") as (client, service):
+        with pytest.raises(UsageError, match="profile speech-to-speech deletes no items"):
+            await client.delete_item("a")
+        await quiet(client, service)
+        assert "conversation.item.delete" not in [event["type"] for event in service.received]
+
+
+async def test_the_layer_below_refuses_what_makes_no_event_and_tells_nobody_of_it() -> None:
+    async with talking() as (client, service):
+        told: list[Any] = []
+        client.realtime.on("client.*", told.append)
+        for name, fields in (("", {}), (3, {}), ("x", [1]), ("x", {"y": object()})):
+            with pytest.raises(UsageError):
+                await client.realtime.send(name, fields)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="audio: found str"):
+            await client.realtime.send_audio("text")  # type: ignore[arg-type]
+        assert told == []
+        await quiet(client, service)
+
+
 # ---------------------------------------------------------------- session
 
 

@@ -392,17 +392,65 @@ async def test_the_key_is_in_no_log_error_or_repr(caplog: pytest.LogCaptureFixtu
             with pytest.raises(RealtimeError) as caught:
                 await connect(profile=name, url=service.url, api_key=KEY)
             assert KEY not in f"{caught.value} {caught.value!r}"
-    with pytest.raises(RealtimeError) as caught:
+    with pytest.raises(UsageError, match="api_key") as refused:
         await connect(url=service.url, api_key="bad\nkey")
-    assert "bad\nkey" not in str(caught.value)
+    assert "bad" not in str(refused.value)
     ours = [record.getMessage() for record in caplog.records if record.name != "websockets.server"]
     assert not [line for line in ours if KEY in line]
+
+
+@pytest.mark.parametrize("timeout_s", [-1, 0, float("nan"), float("inf"), "5", None, True])
+async def test_a_time_limit_that_is_none_is_refused_by_name(timeout_s: Any) -> None:
+    with pytest.raises(UsageError, match=r"^timeout_s: found .*; write seconds, more than 0$"):
+        await connect(url="ws://127.0.0.1:9", timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"profile": None}, {"url": 5}, {"api_key": b"k"}, {"model": 5}, {"allow_plain": "no"}, {"strict": None}],
+)
+async def test_an_option_that_cannot_be_used_is_refused_by_name(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(UsageError, match=f"^{name}: found"):
+        await connect(**{"url": "ws://127.0.0.1:9", **option})
+
+
+async def test_without_a_key_the_service_wants_nobody_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def called(*_: object, **__: object) -> Any:
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr("bridge.realtime.connection.open_socket", called)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-read")
+    with pytest.raises(UsageError, match=r"^api_key: missing; profile openai refuses .*no variable of the environment"):
+        await connect(profile="openai")
+    with pytest.raises(UsageError, match=r"^api_key: missing"):
+        async with connect(url="wss://service.example.test/v1/realtime"):
+            pass
+    for profile, url in (("openai", "ws://127.0.0.1:9"), ("local", "wss://service.example.test/v1/realtime")):
+        with pytest.raises(AssertionError, match="touched"):
+            await connect(profile=profile, url=url)
+
+
+async def test_what_is_no_sound_no_handler_or_no_close_is_refused_and_nothing_is_sent() -> None:
+    async with running() as service:
+        connection = await join(service)
+        with pytest.raises(UsageError, match=r"^pcm: found str; give bytes of the session's format"):
+            await connection.send_audio("text")  # type: ignore[arg-type]
+        for name, handler in (("message", None), (["message"], print)):
+            with pytest.raises(UsageError):
+                connection.on(name, handler)  # type: ignore[arg-type]
+        for code, reason in ((5, ""), (1005, ""), ("x", ""), (1000, 5), (1000, "x" * 124)):
+            with pytest.raises(UsageError, match=r"^close: code"):
+                await connection.close(code, reason)  # type: ignore[arg-type]
+        await connection.send({"type": "still open"})
+        assert await service.heard(1) == [{"type": "still open"}]
+        await connection.close()
 
 
 async def test_what_cannot_be_an_event_is_refused_before_it_is_sent() -> None:
     async with running() as service:
         connection = await join(service)
-        for event in ({}, {"type": 3}, {"type": "x", "y": object()}, [1]):
+        for event in ({}, {"type": 3}, {"type": "x", "y": object()}, [1], None, '{"type":"\ud800"}'):
             with pytest.raises(UsageError):
                 await connection.send(event)  # type: ignore[arg-type]
         await connection.close()

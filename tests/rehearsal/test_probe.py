@@ -15,9 +15,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from bridge.errors import UsageError
+from bridge.errors import RealtimeError, UsageError
 from bridge.localmodel.brain import Brain, Heard
 from bridge.localmodel.server import LocalModel
+from bridge.realtime import connection
 from bridge.realtime.profiles import builtin
 from bridge.rehearsal import examination, findings, probe
 
@@ -146,6 +147,17 @@ async def test_a_wrong_key_is_told_from_a_server_that_is_not_there() -> None:
     report = await examined(api_key="k")
     assert not report.would_work and "Incorrect API key" in report.detail("session.created")
     assert "set BRIDGE_REALTIME__API_KEY" in next(f.missing for f in report.findings if f.name == "session.created")
+
+
+async def test_a_server_is_asked_itself_whether_it_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuses(*_: object, **__: object) -> Any:
+        raise RealtimeError("Incorrect API key provided", code="invalid_api_key", status=401)
+
+    monkeypatch.setattr(connection, "open_socket", refuses)
+    target = probe.target_of("wss://service.example.test/v1/realtime", builtin(), plain=False)
+    report = await probe.probe(target)
+    assert report.state("connect") == "no"
+    assert "Incorrect API key" in next(one.detail for one in report.findings if one.name == "connect")
 
 
 async def test_a_port_where_nobody_listens() -> None:
