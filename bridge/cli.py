@@ -6,6 +6,7 @@ Mistakes of the user end with a sentence that says what to do, never with a trac
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 from collections.abc import Coroutine
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 console = Console(emoji=False)  # :-1: is a port
 complaints = Console(stderr=True, emoji=False)
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 T = TypeVar("T")
 ConfigOption = Annotated[
@@ -48,8 +51,23 @@ def main() -> None:
     except BridgeError as error:
         complaints.print(str(error), style="red", markup=False, soft_wrap=True)
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _give_up_printing()
+        where = f"{error.filename}: " if error.filename else ""
+        complaints.print(f"{where}{error.strerror}. Make room and try again", style="red", markup=False, soft_wrap=True)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _give_up_printing() -> None:
+    """What could not be printed would be tried once more when the process ends, and fail with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(work: Coroutine[Any, Any, T], *, loop: str = "auto") -> T:

@@ -8,6 +8,7 @@ second of audio.
 from __future__ import annotations
 
 import struct
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,13 +125,16 @@ class WavWriter:
         self._flush_bytes = rate_hz * FLUSHED_MS // 1000 * self._frame_bytes
         self._waiting = bytearray()
         self._size = 0
-        self._file = Path(path).open("wb", buffering=0)
-        self._file.write(
-            _HEADER.pack(
-                b"RIFF", _HEADER.size - 8, b"WAVE", b"fmt ", 16,
-                _PCM, channels, rate_hz, rate_hz * self._frame_bytes, self._frame_bytes, 16, b"data", 0,
-            )
+        header = _HEADER.pack(
+            b"RIFF", _HEADER.size - 8, b"WAVE", b"fmt ", 16,
+            _PCM, channels, rate_hz, rate_hz * self._frame_bytes, self._frame_bytes, 16, b"data", 0,
         )  # fmt: skip
+        self._file = Path(path).open("wb", buffering=0)
+        try:
+            self._put(0, header)
+        except OSError:
+            self._file.close()
+            raise
 
     def write(self, pcm16: bytes) -> None:
         """Samples of all channels, interleaved. Raises UsageError for a part of a frame."""
@@ -143,8 +147,10 @@ class WavWriter:
     def close(self) -> None:
         """Puts the rest on disk. Closing twice is harmless."""
         if not self._file.closed:
-            self._flush()
-            self._file.close()
+            try:
+                self._flush()
+            finally:
+                self._file.close()
 
     def _flush(self) -> None:
         room = (_LARGEST - _HEADER.size - self._size) // self._frame_bytes * self._frame_bytes
@@ -152,10 +158,20 @@ class WavWriter:
         if not sound:
             return
         # the sound first: a file whose header promises less than it has is valid, the other way round it is not
-        self._file.seek(0, 2)
-        self._file.write(sound)
+        self._put(_HEADER.size + self._size, sound)
         self._size += len(sound)
-        self._file.seek(4)
-        self._file.write(struct.pack("<I", _HEADER.size - 8 + self._size))
-        self._file.seek(_HEADER.size - 4)
-        self._file.write(struct.pack("<I", self._size))
+        self._put(4, struct.pack("<I", _HEADER.size - 8 + self._size))
+        self._put(_HEADER.size - 4, struct.pack("<I", self._size))
+
+    def _put(self, at: int, content: bytes | bytearray) -> None:
+        """A disk that fills up takes what it has room for without a word, and complains of the rest alone."""
+        self._file.seek(at)
+        left = memoryview(content)
+        while left:
+            left = left[self._file.write(left) :]
+
+
+def write_wav(path: Path | str, rate_hz: int, pcm16: bytes, *, channels: int) -> None:
+    """A whole file at once. Raises OSError if it cannot be written."""
+    with closing(WavWriter(path, rate_hz, channels)) as file:
+        file.write(pcm16)

@@ -77,13 +77,13 @@ async def demo(folder: Path, console: Console) -> int:
     telling.show(result, console)
     lines = SPOKEN if voices.speaks() else CLIPS
     wrong = faults(Evidence.of(result), lines)
-    telling.write(result, folder, faults=wrong)
-    written = f"Written: {folder}/call.wav (caller left, agent right), call.svg (the timeline), call.json"
-    console.print(written, markup=False, soft_wrap=True)
     for fault in wrong:
         console.print(f"[red]Not as it should be:[/] {escape(fault)}", highlight=False, soft_wrap=True)
     if not wrong:
         console.print("[green]Both directions carried speech, and the interruption was told right.[/]")
+    telling.write(result, folder, faults=wrong)
+    written = f"Written: {folder}/call.wav (caller left, agent right), call.svg (the timeline), call.json"
+    console.print(written, markup=False, soft_wrap=True)
     return 1 if wrong else 0
 
 

@@ -23,10 +23,11 @@ from typing import Any, Final, Literal
 import structlog
 
 from bridge.call.transcript import Entry
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, UsageError
 from bridge.localmodel.brain import Brain, Heard
 from bridge.localmodel.hearing import Grammar, InlineRecogniser, Recogniser
 from bridge.rehearsal.folding import differences, timeline
+from bridge.rehearsal.keeping import kept
 from bridge.rehearsal.stage import Stage
 from bridge.rehearsal.telling import Result
 from bridge.rehearsal.watch import Watch
@@ -333,18 +334,28 @@ def _compares(how: Run) -> bool:
 
 
 def _compared(scenario: Scenario, outcome: Outcome, how: Run) -> str:
-    """Write the timeline where it is wanted; how it differs from the golden one, in a few lines."""
+    """Write the timeline where it is wanted; how it differs from the golden one, in a few lines, or that it could not
+    be written."""
     name = timeline_name(scenario, outcome.number)
-    if how.timelines is not None:
-        how.timelines.mkdir(parents=True, exist_ok=True)
-        (how.timelines / name).write_text(outcome.timeline, encoding="utf-8")
-    if how.golden is None or not _compares(how) or outcome.number != 1:
-        return ""
-    golden = scenario.folder / how.golden / name
-    if how.update_golden:
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_text(outcome.timeline, encoding="utf-8")
-        return ""
+    wrong = [] if how.timelines is None else [_written(how.timelines / name, outcome.timeline)]
+    if how.golden is not None and _compares(how) and outcome.number == 1:
+        golden = scenario.folder / how.golden / name
+        wrong.append((_written if how.update_golden else _differs)(golden, outcome.timeline))
+    return " / ".join(filter(None, wrong))
+
+
+def _written(file: Path, text: str) -> str:
+    """Why it could not be; no matter of the other calls."""
+    try:
+        with kept(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def _differs(golden: Path, found: str) -> str:
     if not golden.is_file():
         return ""  # `not_compared` tells of it
     try:
@@ -352,7 +363,7 @@ def _compared(scenario: Scenario, outcome: Outcome, how: Run) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         return f"{golden} cannot be read: {why}. Renew it with --update-golden"
-    if wanted == outcome.timeline:
+    if wanted == found:
         return ""
-    changed = differences(wanted, outcome.timeline)
+    changed = differences(wanted, found)
     return f"differs from {golden}: " + " / ".join(changed[:_SHOWN_DIFFERENCE])

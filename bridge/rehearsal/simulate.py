@@ -10,7 +10,7 @@ from typing import Final, cast
 from rich.console import Console
 
 from bridge.errors import UsageError
-from bridge.rehearsal.keeping import can_fill, can_write
+from bridge.rehearsal.keeping import can_fill, can_write, kept
 from bridge.rehearsal.run import Clock, Run, not_compared, run, silence_logs, timeline_name, wants_speech
 from bridge.settings import config_folder
 from bridge.sim import report as reports
@@ -84,7 +84,8 @@ def simulate(
     if page is not None:
         kind, path = page
         write = {"html": reports.as_html, "json": reports.as_json, "junit": reports.as_junit}[kind]
-        path.write_text(write(results), encoding="utf-8")
+        with kept(path):
+            path.write_text(write(results), encoding="utf-8")
         console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
     return 0 if all(result.passed for result in results) else 1
 

@@ -33,6 +33,7 @@ from bridge.localmodel.hearing import Recogniser
 from bridge.localmodel.script import Scripts
 from bridge.localmodel.server import LocalModel
 from bridge.localmodel.speech import Voice
+from bridge.rehearsal.keeping import kept
 from bridge.rehearsal.watch import Watch
 from bridge.settings import Settings, agent_document, load, sample
 from bridge.sim.account import Signing
@@ -150,8 +151,9 @@ class Stage:
                 await model.start()
                 up.push_async_callback(model.stop)
             copy_of_it = folder / "agents" / f"{AGENT}.yaml"
-            copy_of_it.parent.mkdir()
-            copy_of_it.write_text(yaml.safe_dump(self._agent), encoding="utf-8")
+            with kept(copy_of_it):
+                copy_of_it.parent.mkdir()
+                copy_of_it.write_text(yaml.safe_dump(self._agent), encoding="utf-8")
             try:
                 self.settings = self._settings(folder)
                 self.service = Service(self.settings, observe=self._observe, ended=self._call_ended)

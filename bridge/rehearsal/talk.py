@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from bridge.audio.resample import convert
-from bridge.audio.wav import WavWriter, read_wav
+from bridge.audio.wav import read_wav, write_wav
 from bridge.call import events as ev
 from bridge.call.plan import CallPlan, ToolSpec
 from bridge.errors import RealtimeError, UsageError
@@ -31,7 +31,7 @@ from bridge.realtime import RealtimeClient
 from bridge.realtime.conversation import Item
 from bridge.realtime.profiles import Target
 from bridge.realtime.session import from_plan
-from bridge.rehearsal.keeping import can_write
+from bridge.rehearsal.keeping import can_write, kept
 from bridge.settings import Directory, IncomingCall, Settings
 from bridge.settings.mistakes import nearest
 from bridge.settings.services import common_rates, runs_here, services_of
@@ -347,9 +347,8 @@ async def play(settings: Settings, agent: str, console: Console, *, heard: Path,
             )
         console.print(ended or why, style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
-    writer = WavWriter(said, conversation.rate_hz, 1)
-    writer.write(sound)
-    writer.close()
+    with kept(said):
+        write_wav(said, conversation.rate_hz, sound, channels=1)
     seconds = len(sound) / 2 / conversation.rate_hz
     console.print(f"Written: {said}, {seconds:.1f} s of the agent.", highlight=False, soft_wrap=True)
     return 0

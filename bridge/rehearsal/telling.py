@@ -19,9 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bridge.audio import g711
-from bridge.audio.wav import WavWriter
+from bridge.audio.wav import write_wav
 from bridge.call.transcript import Entry
 from bridge.errors import EndReason
+from bridge.rehearsal.keeping import kept
 from bridge.rehearsal.watch import Cut, Watch
 from bridge.sim.leg import Leg, loud_blocks
 from bridge.sim.picture import Sign, Turn, draw
@@ -125,14 +126,18 @@ def show(result: Result, console: Console) -> None:
 
 
 def write(result: Result, folder: Path, *, faults: list[str]) -> None:
-    """call.wav (caller left, agent right), call.svg and call.json in `folder`."""
+    """call.json, call.svg and call.wav (caller left, agent right) in `folder`: the smallest first, where room is short.
+    Raises UsageError for the first that cannot be written.
+    """
     said, heard = _pcm(result.leg.said_track()), _pcm(result.leg.heard_track())
-    folder.mkdir(parents=True, exist_ok=True)
-    wav = WavWriter(folder / "call.wav", RATE_HZ, 2)
-    wav.write(np.column_stack([said, heard]).astype("<i2").tobytes())
-    wav.close()
-    (folder / "call.json").write_bytes(msgspec.json.format(msgspec.json.encode(as_data(result, faults)), indent=1))
-    (folder / "call.svg").write_text(picture(result, said, heard), encoding="utf-8")
+    with kept(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with kept(data := folder / "call.json"):
+        data.write_bytes(msgspec.json.format(msgspec.json.encode(as_data(result, faults)), indent=1))
+    with kept(drawing := folder / "call.svg"):
+        drawing.write_text(picture(result, said, heard), encoding="utf-8")
+    with kept(sound := folder / "call.wav"):
+        write_wav(sound, RATE_HZ, np.column_stack([said, heard]).astype("<i2").tobytes(), channels=2)
 
 
 def picture(result: Result, said: npt.NDArray[np.int16], heard: npt.NDArray[np.int16]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import struct
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from bridge.audio import g711
-from bridge.audio.wav import WavWriter, read_wav
+from bridge.audio.wav import WavWriter, read_wav, write_wav
 from bridge.errors import UsageError
 
 SAMPLES = np.array([0, 1, -1, 300, -300, 32767, -32768], "<i2")
@@ -128,6 +130,43 @@ def test_half_a_frame_is_refused(tmp_path):
     with pytest.raises(UsageError):
         writer.write(b"ab")
     writer.close()
+
+
+class Crowded(io.FileIO):
+    """On a disk with room for so many bytes, which takes what fits of a write, as disks do."""
+
+    room = 0
+
+    def write(self, content) -> int:
+        fits = max(0, Crowded.room - self.tell())
+        if not fits:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(memoryview(content)[:fits])
+
+
+@pytest.fixture
+def crowded(monkeypatch):
+    monkeypatch.setattr("bridge.audio.wav.Path.open", lambda path, mode, **_: Crowded(path, mode))
+
+
+@pytest.mark.parametrize("room", [20, 44, 1000])
+def test_a_disk_that_fills_up_in_the_middle_of_a_write_is_no_secret(crowded, monkeypatch, tmp_path, room):
+    monkeypatch.setattr(Crowded, "room", room)
+    with pytest.raises(OSError, match="No space left"):
+        write_wav(tmp_path / "a.wav", 8000, bytes(8000), channels=2)
+    assert (tmp_path / "a.wav").stat().st_size == room
+
+
+def test_what_is_written_when_there_is_room_again_stands_where_the_header_says(crowded, monkeypatch, tmp_path):
+    monkeypatch.setattr(Crowded, "room", 1001)
+    writer = WavWriter(tmp_path / "a.wav", 8000, 1)
+    with pytest.raises(OSError, match="No space left"):
+        writer.write(b"\1\0" * 4000)
+    monkeypatch.setattr(Crowded, "room", 1 << 20)
+    writer.write(b"\2\0" * 4000)
+    writer.close()
+    samples, _ = read_wav(tmp_path / "a.wav")
+    assert samples.tolist() == [2] * 4000
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")

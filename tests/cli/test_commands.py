@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -151,6 +152,35 @@ def test_serve_says_which_folder_it_cannot_write_journals_to(run: Run, tmp_path:
 def test_a_value_an_option_cannot_have_is_refused(run: Run, words: tuple[str, ...], says: str) -> None:
     code, told = run(*words)
     assert code == 2 and says in re.sub(r"[\s│]+", " ", told)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_report_there_is_no_room_for_is_told_after_the_calls(run: Run, tmp_path: Path) -> None:
+    scenario = tmp_path / "a.yaml"
+    scenario.write_text("caller: [{silence: 1000}, {hang_up: true}]\nexpect: [{end_reason: caller_left}]\n")
+    code, told = run("simulate", scenario, "--report", "html", "--out", "/dev/full")
+    assert code == 1 and "1 call, all passed" in told and "Traceback" not in told
+    assert told.endswith(
+        "/dev/full cannot be written: No space left on device. Make room for it, or name another place\n"
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_disk_too_full_to_print_to_is_told_in_a_sentence() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bridge", "check"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "No space left on device. Make room and try again\n")
+
+
+def test_a_failure_that_is_no_full_disk_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise PermissionError(13, "Permission denied", "x")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(PermissionError):
+        run("check")
 
 
 def test_a_worker_is_started_by_serve_alone(run: Run) -> None:

@@ -167,7 +167,13 @@ Demo = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, result: Result) -> Demo:
+def page() -> io.StringIO:
+    """What the demo prints."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, result: Result, page: io.StringIO) -> Demo:
     """The demo, with this call or another instead of its own."""
 
     def run(folder: Path, call: Callable[[], Result] = lambda: result) -> tuple[int, str]:
@@ -175,7 +181,6 @@ def run(monkeypatch: pytest.MonkeyPatch, result: Result) -> Demo:
             progress("The telephone rings ...")
             return call()
 
-        page = io.StringIO()
         monkeypatch.setattr(demo, "make_call", make_call)
         monkeypatch.setattr(voices, "speaks", lambda: False)
         return virtual.run(demo.demo(folder, Console(file=page, width=600))), page.getvalue()
@@ -265,6 +270,33 @@ def test_a_call_that_went_wrong_is_written_down_too_and_fails(run: Demo, result:
     data = json.loads((tmp_path / "call.json").read_text("utf-8"))
     assert (data["success"], data["faults"]) == (False, ["the call ended with stalled"])
     assert (tmp_path / "call.wav").exists() and (tmp_path / "call.svg").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("name", ["call.json", "call.svg", "call.wav"])
+def test_a_disk_that_fills_up_costs_a_file_and_not_what_was_found_out(
+    run: Demo, page: io.StringIO, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(UsageError, match=rf"^{tmp_path}/{name} cannot be written: No space left on device\. Make room"):
+        run(tmp_path)
+    assert "The call ended after" in page.getvalue() and "Both directions carried speech" in page.getvalue()
+    assert "Written" not in page.getvalue()
+
+
+def test_a_folder_that_becomes_a_file_during_the_call_is_told(
+    run: Demo, page: io.StringIO, result: Result, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+
+    def call() -> Result:
+        folder.rmdir()
+        folder.write_text("")
+        return result
+
+    with pytest.raises(UsageError, match=rf"^{folder} cannot be written: File exists\. "):
+        run(folder, call)
+    assert "Both directions carried speech" in page.getvalue()
 
 
 def test_words_are_shown_as_they_are_whatever_they_are(

@@ -1,13 +1,14 @@
-"""What cannot be kept is said beforehand, and trying leaves nothing behind."""
+"""What cannot be kept is said beforehand where that can be known, and trying leaves nothing behind."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from bridge.errors import UsageError
-from bridge.rehearsal.keeping import can_fill, can_write
+from bridge.rehearsal.keeping import can_fill, can_write, kept
 
 
 def test_a_missing_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -32,3 +33,27 @@ def test_a_place_that_takes_nothing_is_named_with_the_option_and_the_remedy(tmp_
     for path in (tmp_path, file / "below", tmp_path / "nowhere" / "x"):
         with pytest.raises(UsageError, match=rf"^--out {path}: .*\. Name a file that can be written$"):
             can_write(path, "--out")
+
+
+full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+
+
+@full
+def test_a_disk_without_any_room_is_told_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb"))
+    with pytest.raises(UsageError, match=rf"^--out {tmp_path}: No space left on device\. Name a folder"):
+        can_fill(tmp_path, "--out")
+    with pytest.raises(UsageError, match=rf"^--out {tmp_path}/x: No space left on device\. Name a file"):
+        can_write(tmp_path / "x", "--out")
+
+
+@full
+def test_a_disk_that_fills_up_and_a_folder_that_goes_are_told_with_the_file() -> None:
+    with pytest.raises(
+        UsageError, match=r"^/dev/full cannot be written: No space left on device\. Make room for it, or"
+    ):
+        with kept(file := Path("/dev/full")):
+            file.write_text("x")
+    with pytest.raises(UsageError, match=r"^/nowhere/x cannot be written: No such file or directory\. "):
+        with kept(file := Path("/nowhere/x")):
+            file.write_text("x")

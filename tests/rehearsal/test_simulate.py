@@ -44,6 +44,7 @@ expect:
     at_least: 0.3
 """
 
+full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 speech = pytest.mark.skipif(not runner.voices.speaks(), reason="the extra `local` is not installed")
 
 
@@ -306,6 +307,34 @@ def test_a_golden_timeline_that_is_no_text_fails_the_call_and_not_the_run(tmp_pa
     code, printed = told([file(tmp_path, QUIET)])
     assert code == 1
     assert "golden/a-call.txt cannot be read: it is not UTF-8 text. Renew it with --update-golden" in printed
+
+
+@full
+@pytest.mark.parametrize("update", [False, True])
+def test_a_timeline_there_is_no_room_for_fails_its_call_and_not_the_others(tmp_path: Path, update: bool) -> None:
+    lines = tmp_path / "golden" if update else tmp_path / "lines"
+    lines.mkdir()
+    (lines / "a-call.txt").symlink_to("/dev/full")
+    scenarios = [file(tmp_path, QUIET), file(tmp_path, QUIET, "b-call.yaml")]
+    code, printed = told(scenarios, update_golden=update, timeline=None if update else lines)
+    assert code == 1
+    assert f"timeline: {lines}/a-call.txt cannot be written: No space left on device. Make room for it, or" in printed
+    assert "FAIL  a-call" in printed and "pass  b-call" in printed and "2 calls, 1 failed" in printed
+    assert (lines / "b-call.txt").stat().st_size > 1000
+
+
+def test_an_agents_file_there_is_no_room_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = Path.write_text
+
+    def full_disk(path: Path, text: str, **how: Any) -> int:
+        if path.parent.name == "agents":
+            raise OSError(28, "No space left on device")
+        return write_text(path, text, **how)
+
+    scenario = file(tmp_path, QUIET)
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    code, printed = told([scenario])
+    assert code == 1 and "/agents/" in printed and "cannot be written: No space left on device" in printed
 
 
 @speech

@@ -190,6 +190,14 @@ async def test_a_file_without_sound_or_a_place_for_the_answer_is_refused_before_
         await play("ws://127.0.0.1:9/v1/realtime", tmp_path, np.zeros(80, np.int16), 8000)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+async def test_a_disk_that_fills_up_under_the_answer_is_told(tmp_path: Path) -> None:
+    (tmp_path / "out.wav").symlink_to("/dev/full")
+    async with model() as running:
+        with pytest.raises(UsageError, match=r"out\.wav cannot be written: No space left on device\. Make room"):
+            await play(address(running), tmp_path, np.random.default_rng(1).normal(0, 6000, 8000), 8000)
+
+
 async def test_a_long_file_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(talk, "UNHEARD_S", 0.1)
     monkeypatch.setattr(talk, "_TOLD_EVERY_S", 1)
