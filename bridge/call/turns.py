@@ -77,8 +77,11 @@ class Turns(msgspec.Struct):
         return self.asked
 
     def greet_no_more(self) -> None:
-        """The caller did not wait for the greeting: after the answer to them it would be out of place."""
-        if self.wish is not None and self.wish.why == "greeting":
+        """The caller did not wait for the greeting: after the answer to them it would be out of place.
+
+        A protected one has to be heard in any case.
+        """
+        if self.wish is not None and self.wish.why == "greeting" and not self.wish.protected:
             self.wish = None
 
     def refused(self) -> None:
