@@ -33,20 +33,24 @@ _LARGEST_PRODUCT: Final = 4 * 65536
 
 
 class Workspace:
-    """What a push of so many blocks works in: fill `history`, call `filter`, read `index`. Views into a `Scratch`."""
+    """What some pushes of so many blocks each work in: fill `history`, call `filter`, read `index`.
+
+    Views into a `Scratch`, which has room for `most_blocks` in all.
+    """
 
     __slots__ = ("_matrix", "_product", "_rows", "_rows_and_one", "_windows", "history", "index")
 
-    def __init__(self, scratch: Scratch, blocks: int) -> None:
+    def __init__(self, scratch: Scratch, blocks: int, pushes: int = 1) -> None:
         matrix = scratch.toeplitz
-        span = matrix.history + matrix.block_in
+        span, length = matrix.history + matrix.block_in, matrix.history + blocks * matrix.block_in
         self._matrix = matrix.matrix
-        self.history = scratch.history[: matrix.history + blocks * matrix.block_in]
-        self._windows = as_strided(self.history, (blocks, span), (matrix.block_in * 8, 8), writeable=False)
-        self._rows_and_one = scratch.rows_and_one[:blocks]
-        self._rows = self._rows_and_one[:, :span]
-        self._product = scratch.product[:blocks]
-        self.index = scratch.index[:blocks]
+        self.history = scratch.history[: pushes * length]
+        strides = (length * 8, matrix.block_in * 8, 8)
+        self._windows = as_strided(self.history, (pushes, blocks, span), strides, writeable=False)
+        self._rows_and_one = scratch.rows_and_one[: pushes * blocks]
+        self._rows = self._rows_and_one.reshape(pushes, blocks, span + 1)[:, :, :span]
+        self._product = scratch.product[: pushes * blocks]
+        self.index = scratch.index[: pushes * blocks]
 
     def filter(self) -> None:
         """Leaves in `index` each output sample + MIDDLE, rounded to the nearest and not yet limited to 16 bits."""
@@ -61,7 +65,7 @@ class Scratch:
     def __init__(self, toeplitz: Toeplitz) -> None:
         most = toeplitz.most_blocks
         self.toeplitz = toeplitz
-        self.history: Floats = np.zeros(toeplitz.history + most * toeplitz.block_in)
+        self.history: Floats = np.zeros(most * (toeplitz.history + toeplitz.block_in))  # pushes of one block each
         # the last column stays one: its row of the matrix moves the sum to where cutting off is rounding
         self.rows_and_one: Floats = np.ones((most, toeplitz.history + toeplitz.block_in + 1))
         self.product: Floats = np.zeros((most, toeplitz.block_out))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bridge.audio import g711
 from bridge.audio.formats import MULAW_8K, PCM16_24K, AudioFormat
-from bridge.audio.path import CallerToModel, ModelToCaller
+from bridge.audio.path import CallerToModel, ModelToCaller, push_together
 from bridge.errors import UsageError
 
 FORMATS = [AudioFormat(encoding, rate) for encoding in ("mulaw", "alaw", "pcm16") for rate in (8000, 16000, 24000)]
@@ -201,6 +201,39 @@ def test_nothing_is_faded_after_a_reset():
     path.push(bytes(960))
     path.reset()
     assert path.fade_out() == b""
+
+
+LOUD = signal(MULAW_8K, 1.2)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_frames_pushed_together_become_what_each_would_alone(data):
+    """Of many calls, formats and sizes at once; a path may come several times, and what is limited is counted."""
+    pairs = data.draw(st.lists(st.sampled_from([BOTH_WAYS[0]] * 3 + PAIRS), min_size=1, max_size=8))
+    together = [CallerToModel(*pair) for pair in pairs]
+    alone = [CallerToModel(*pair) for pair in pairs]
+    sizes = st.one_of(st.just(160), st.integers(0, 1000), st.sampled_from([160, 320, 20, 8000]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        turns = data.draw(st.lists(st.integers(0, len(pairs) - 1), max_size=20))
+        frames = []
+        for _ in turns:
+            size = data.draw(sizes)
+            at = data.draw(st.integers(0, len(LOUD) - size)) if size <= len(LOUD) else 0
+            frames.append(LOUD[at : at + size])
+        told = push_together([together[turn] for turn in turns], frames)
+        assert told == [alone[turn].push(frame) for turn, frame in zip(turns, frames, strict=True)]
+    assert [path.clipped for path in together] == [path.clipped for path in alone]
+
+
+@pytest.mark.parametrize("calls", [1, 2, 5, 6, 11, 40])
+def test_the_telephone_frames_of_any_number_of_calls_are_what_they_would_be_alone(calls):
+    together, alone = ([CallerToModel(*BOTH_WAYS[0]) for _ in range(calls)] for _ in range(2))
+    for moment in range(0, len(LOUD) - 480, 160):
+        frames = [LOUD[moment + 7 * call : moment + 7 * call + 160] for call in range(calls)]
+        assert push_together(together, frames) == [path.push(frame) for path, frame in zip(alone, frames, strict=True)]
+    assert [path.clipped for path in together] == [path.clipped for path in alone]
+    assert any(path.clipped for path in alone)
 
 
 def test_two_calls_do_not_hear_each_other():

@@ -22,7 +22,7 @@ from rich.table import Table
 from websockets.protocol import State
 
 from bridge.audio.formats import MULAW_8K, AudioFormat
-from bridge.audio.path import CallerToModel, ModelToCaller
+from bridge.audio.path import CallerToModel, ModelToCaller, push_together
 from bridge.call import actions as do
 from bridge.call.events import CallerSpoke
 from bridge.call.machine import Call
@@ -260,11 +260,13 @@ def stages(calls: int, rounds: int) -> dict[str, float]:
     for core in cores:
         core.state.model = "ready"
     spoke = CallerSpoke(audio, 20.0)
+    fives = [audio] * len(ups[:5])
     parts: dict[str, Callable[[int], object]] = {
         "  media socket: frame, unmask": lambda i: sockets[i].feed(frame),
         "  carrier's JSON": lambda i: twilio.decode(text),
         "  the call decides": lambda i: cores[i].handle(spoke, 1.0),
         "  transcode, 20 ms up": lambda i: ups[i].push(audio),
+        "  the same, five together": lambda i: None if i % 5 else push_together(ups[i : i + 5], fives[: calls - i]),
         "  append event": lambda i: dialect.append(sound),
         "  model's socket: mask, frame": lambda i: outward[i].send(append),
         f"  (transcode, {DELTA_MS} ms down)": lambda i: downs[i].push(slice_of_delta),
