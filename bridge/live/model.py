@@ -10,13 +10,15 @@ from bridge.live import connect
 from bridge.live.circuit import Circuits
 from bridge.live.driver import Driver
 from bridge.live.session import Dial, Session
+from bridge.live.together import Together
 from bridge.realtime.profiles import Target
 
 
 class ModelLeg:
     """All sessions of one call: the one in use, and at times the one that will take its place.
 
-    `targets` stand in the order of the plan's models; `circuits` are shared with the other calls of the process.
+    `targets` stand in the order of the plan's models; `circuits` and `together` are shared with the other
+    calls of the process.
     """
 
     def __init__(
@@ -27,12 +29,14 @@ class ModelLeg:
         caller: AudioFormat,
         dial: Dial = connect.dial,
         circuits: Circuits | None = None,
+        together: Together | None = None,
     ) -> None:
         self.driver = driver
         self._targets = targets
         self.caller = caller
         self.dial = dial
         self.circuits = circuits or Circuits()
+        self.together = together or Together()
         self._session: Session | None = None
         self._next: Session | None = None
         plan = driver.plan

@@ -23,6 +23,7 @@ from bridge.call import events as ev
 from bridge.errors import RealtimeError, UsageError
 from bridge.live.circuit import Circuits
 from bridge.live.driver import Driver
+from bridge.live.together import Together
 from bridge.realtime import dialect as words
 from bridge.realtime.decoder import Fact
 from bridge.realtime.profiles import Target
@@ -73,6 +74,7 @@ class Leg(Protocol):
     caller: AudioFormat
     dial: Dial
     circuits: Circuits
+    together: Together
 
     def in_use(self, session: Session) -> bool: ...
 
@@ -101,6 +103,8 @@ class Session:
         self._expires_at: float | None = None  # Unix time
         self._instructions = leg.driver.plan.session.instructions.strip()
         self._sent = False  # since the last keepalive
+        self._together = leg.together
+        self._waits = False  # audio of this session, with that of others
         self._heard_at = self._loop.time()
         self.up: CallerToModel | None = None
         self.down: ModelToCaller | None = None
@@ -292,17 +296,35 @@ class Session:
         )
 
     def send_audio(self, audio: bytes) -> None:
-        up, socket = self.up, self._socket
-        if up is None or socket is None:
+        up = self.up
+        if up is None:
             return
-        sound = up.push(audio)
-        if self._binary_audio:
-            socket.send_binary(sound)
+        if self._together.begun:
+            self._waits = True
+            self._together.add(self, up, audio)
         else:
-            socket.send(self._dialect.append(sound))
-        self._sent = True
-        if socket.waiting_bytes > _STALLED_BYTES:
-            self._lost(RealtimeError("the service stopped reading", code="connection_lost"))
+            self.hear(up.push(audio))
+
+    def hear(self, sound: bytes) -> None:
+        """Caller audio in the service's format."""
+        socket = self._socket
+        if socket is None or self._closed:
+            return
+        self._waits = False
+        try:
+            if self._binary_audio:
+                socket.send_binary(sound)
+            else:
+                socket.send(self._dialect.append(sound))
+            self._sent = True
+            if socket.waiting_bytes > _STALLED_BYTES:
+                self._lost(RealtimeError("the service stopped reading", code="connection_lost"))
+        except Exception:
+            self.broke("caller audio")
+
+    def broke(self, where: str) -> None:
+        """To be called while an exception of ours is handled."""
+        self._driver.broke(where)
 
     def probe(self) -> None:
         if self._socket is not None:
@@ -316,6 +338,8 @@ class Session:
             self._send(frame)
 
     def _send(self, frame: bytes) -> None:
+        if self._waits:
+            self._together.settle()  # what the caller said before comes before
         if self._socket is not None:
             self._sent = True
             self._socket.send(frame)

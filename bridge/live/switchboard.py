@@ -25,6 +25,7 @@ from bridge.live.driver import Driver, Outside, Watcher
 from bridge.live.model import ModelLeg
 from bridge.live.places import Places
 from bridge.live.session import Dial
+from bridge.live.together import Together
 from bridge.realtime.profiles import Target
 from bridge.settings.plans import Directory, IncomingCall
 
@@ -91,6 +92,7 @@ class Switchboard:
         self._ended = ended
         self._dial = dial
         self._circuits = Circuits()
+        self.together = Together()
         self._lines: dict[str, _Line] = {}  # by carrier call id
         self._over: dict[str, tuple[EndReason, str]] = {}  # why it ended, and whom it was handed on to
         self._draining = False
@@ -146,7 +148,9 @@ class Switchboard:
     def _driver(self, plan: CallPlan, targets: Sequence[Target]) -> Driver:
         driver = Driver(plan, outside=self._services)
         caller = AudioFormat(plan.carrier.encoding, plan.carrier.rate_hz)
-        driver.model = ModelLeg(driver, targets, caller=caller, dial=self._dial, circuits=self._circuits)
+        driver.model = ModelLeg(
+            driver, targets, caller=caller, dial=self._dial, circuits=self._circuits, together=self.together
+        )
         if self._watchers is not None:
             driver.watch(*self._watchers(driver))
         return driver

@@ -15,22 +15,27 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from bridge.live.together import Together
+
 MANY: Final = 30  # calls: fewer bring less than a packet or two in a rest
 EVERY_S: Final = 0.001  # longer, and a processor goes to a sleep from which it wakes slowly
 _LOOK_S: Final = 0.25  # how soon it is noticed that calls have become many
 
 
 class Pace:
-    """Runs from `start` to `stop` on the running loop. `calls` says how many there are."""
+    """Runs from `start` to `stop` on the running loop. `calls` says how many there are; the caller frames of a pass are
+    transcoded `together` before it rests."""
 
     def __init__(
         self,
         calls: Callable[[], int],
+        together: Together,
         *,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._calls = calls
+        self._together = together
         self._clock = clock
         self._sleep = sleep
         self._loop = asyncio.get_running_loop()
@@ -46,13 +51,16 @@ class Pace:
     def stop(self) -> None:
         """Stopping twice is harmless."""
         self._running = False
+        self._together.end()
 
     def _look(self) -> None:
         if not self._running:
             return
         if self._calls() < MANY:
+            self._together.end()
             self._loop.call_later(_LOOK_S, self._look)
         else:
+            self._together.begin()
             self._next_at = self._clock() + EVERY_S
             self._loop.call_soon(self._rest)
 
@@ -60,6 +68,7 @@ class Pace:
         """Once in each pass of the loop, which then takes all that has come."""
         if not self._running:
             return
+        self._together.settle()
         now = self._clock()
         if now < self._next_at:
             self._sleep(self._next_at - now)

@@ -18,6 +18,7 @@ from bridge.audio.formats import MULAW_8K
 from bridge.call.plan import CallPlan, SessionPlan
 from bridge.live.driver import Driver
 from bridge.live.model import ModelLeg
+from bridge.live.together import Together
 from bridge.realtime.profiles import Target, builtin
 from tests.live.calls import FakePhone, Nobody, Running, plan, settle
 
@@ -147,12 +148,13 @@ class Line(Running):
     driver: Driver
     phone: FakePhone
 
-    def __init__(self, service: Service, call_plan: CallPlan, **profile: Any) -> None:
+    def __init__(self, service: Service, call_plan: CallPlan, together: Together | None = None, **profile: Any) -> None:
         driver = Driver(call_plan, outside=Nobody())
         chosen = msgspec.structs.replace(builtin()["openai"], truncate_margin_ms=0, **profile)
         self.target = Target(chosen, url="wss://service.example.test/v1/realtime", api_key=KEY, model="m")
         self.service = service
-        self.leg = ModelLeg(driver, (self.target,) * len(call_plan.models), caller=MULAW_8K, dial=service.dial)
+        targets = (self.target,) * len(call_plan.models)
+        self.leg = ModelLeg(driver, targets, caller=MULAW_8K, dial=service.dial, together=together)
         driver.model = self.leg
         super().__init__(driver, None, FakePhone())  # type: ignore[arg-type]  # the model is the real one
 
@@ -162,10 +164,11 @@ async def call(
     *,
     profile: dict[str, Any] | None = None,
     session: SessionPlan | None = None,
+    together: Together | None = None,
     **policies: Any,
 ) -> Line:
     """A call with a stream, whose model's session opens as the service likes."""
-    line = Line(service or Service(talks=True), plan(session=session, **policies), **(profile or {}))
+    line = Line(service or Service(talks=True), plan(session=session, **policies), together, **(profile or {}))
     await settle()
     line.driver.attach(line.phone, "MZ1")
     return line

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from bridge.live.together import Together
 from bridge.web.pace import EVERY_S, MANY, Pace
 
 
@@ -31,7 +32,7 @@ async def passes(count: int) -> None:
 
 async def test_with_few_calls_the_loop_never_rests() -> None:
     clock = Clock()
-    pace = Pace(lambda: MANY - 1, clock=clock, sleep=clock.sleep)
+    pace = Pace(lambda: MANY - 1, Together(), clock=clock, sleep=clock.sleep)
     pace.start()
     await passes(50)
     pace.stop()
@@ -40,7 +41,7 @@ async def test_with_few_calls_the_loop_never_rests() -> None:
 
 async def test_with_many_it_rests_once_a_pass_and_a_pass_is_a_millisecond() -> None:
     clock = Clock()
-    pace = Pace(lambda: MANY, clock=clock, sleep=clock.sleep)
+    pace = Pace(lambda: MANY, Together(), clock=clock, sleep=clock.sleep)
     pace.start()
     await passes(50)
     pace.stop()
@@ -50,7 +51,7 @@ async def test_with_many_it_rests_once_a_pass_and_a_pass_is_a_millisecond() -> N
 
 async def test_work_of_a_pass_shortens_its_rest_and_a_full_millisecond_of_it_leaves_none() -> None:
     clock = Clock()
-    pace = Pace(lambda: MANY, clock=clock, sleep=clock.sleep)
+    pace = Pace(lambda: MANY, Together(), clock=clock, sleep=clock.sleep)
     pace.start()
     for busy_s in (0.0004, 0.0004, 0.0015, 0.0015, 0.0004):
         clock.now += busy_s
@@ -63,17 +64,19 @@ async def test_it_begins_when_calls_have_become_many_and_ends_when_they_are_few_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("bridge.web.pace._LOOK_S", 0.0)
-    clock, calls = Clock(), [0]
-    pace = Pace(lambda: calls[0], clock=clock, sleep=clock.sleep)
+    clock, calls, together = Clock(), [0], Together()
+    pace = Pace(lambda: calls[0], together, clock=clock, sleep=clock.sleep)
     pace.start()
     await passes(20)
     assert clock.slept == []
     calls[0] = MANY
     while not clock.slept:
         await asyncio.sleep(0)
+    assert together.begun
     calls[0] = 0
     await passes(3)
     rests = len(clock.slept)
+    assert not together.begun
     await passes(20)
     pace.stop()
     assert len(clock.slept) == rests
@@ -81,7 +84,7 @@ async def test_it_begins_when_calls_have_become_many_and_ends_when_they_are_few_
 
 async def test_stopped_it_does_nothing_more() -> None:
     clock = Clock()
-    pace = Pace(lambda: MANY, clock=clock, sleep=clock.sleep)
+    pace = Pace(lambda: MANY, Together(), clock=clock, sleep=clock.sleep)
     pace.start()
     pace.stop()
     pace.stop()
@@ -91,9 +94,22 @@ async def test_stopped_it_does_nothing_more() -> None:
 
 async def test_started_twice_it_rests_once_a_pass() -> None:
     clock = Clock()
-    pace = Pace(lambda: MANY, clock=clock, sleep=clock.sleep)
+    pace = Pace(lambda: MANY, Together(), clock=clock, sleep=clock.sleep)
     pace.start()
     pace.start()
     await passes(20)
     pace.stop()
     assert len(clock.slept) <= 20
+
+
+async def test_frames_are_transcoded_together_before_each_rest_and_not_once_it_has_stopped() -> None:
+    clock, together, settled_at = Clock(), Together(), list[float]()
+    together.settle = lambda: settled_at.append(clock.now)  # type: ignore[method-assign]  # seen, not done
+    pace = Pace(lambda: MANY, together, clock=clock, sleep=clock.sleep)
+    assert not together.begun
+    pace.start()
+    assert together.begun
+    await passes(10)
+    pace.stop()
+    assert len(settled_at) == len(clock.slept) + 1, "what waits when it stops goes as well"
+    assert not together.begun
