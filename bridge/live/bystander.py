@@ -24,6 +24,7 @@ _BREATH_MS: Final = 100.0  # a shorter pause is part of a word
 _PAUSE_MS: Final = 500.0  # a longer one ends what is being said
 _NOTICED_MS: Final = 300.0  # speech has been going on for this long at most when a service reports it
 _CLICK: Final = 5.0  # a loud frame takes back so much quiet; a click is not a voice
+_GLANCE_MS: Final = 40.0  # a frame in so much tells enough of who is heard for seconds
 
 
 class Bystander:
@@ -36,12 +37,17 @@ class Bystander:
         self._voice_ms = 0.0
         barge_in = driver.plan.agent.policies.barge_in
         self._persists_ms = float(barge_in.after_ms) if barge_in.mode == "after_ms" else 0.0
+        self._unheard_ms = 0.0
         self._weighing = False
         self._spoken_ms = 0.0  # the caller's present speech, without its pauses
         self._paused_ms = 0.0
 
     def hear(self, frame: bytes, ms: float) -> None:
         """One frame of the caller's, after the call was told of it."""
+        self._unheard_ms += ms
+        if self._unheard_ms < _GLANCE_MS and not self._persists_ms:
+            return
+        ms, self._unheard_ms = self._unheard_ms, 0.0
         loud = self._loudness.is_loud(frame, ms)
         state = self._driver.call.state
         if self._persists_ms:

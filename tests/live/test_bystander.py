@@ -102,8 +102,8 @@ def test_a_click_delays_the_end_of_speech_a_little() -> None:
     leg = Leg()
     leg.turns.caller_speaking = True
     leg.hears(SILENCE, 1000)
-    leg.hears(VOICE, 20)
-    leg.hears(SILENCE, 1000 + 80)
+    leg.hears(VOICE, 40)
+    leg.hears(SILENCE, 1000 + 180)
     assert leg.told == []
     leg.hears(SILENCE, 20)
     assert leg.facts == [ev.CallerQuiet()]
@@ -115,7 +115,7 @@ def test_while_there_is_no_service_it_tells_both_ends_of_what_the_caller_says() 
     assert leg.facts == [ev.CallerUnheard()]
     leg.state.voice = True
     leg.hears(VOICE, 1000)
-    leg.hears(SILENCE, 680)
+    leg.hears(SILENCE, 700)
     assert len(leg.told) == 1
     leg.hears(SILENCE, 20)
     assert leg.facts[1:] == [ev.CallerQuiet()]
