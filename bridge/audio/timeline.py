@@ -73,7 +73,10 @@ class CallerTimeline:
             return data
         if timestamp_ms == self._next_ms and not self._early:  # as nearly always
             self._credit_ms = 0.0
-            return self._accept(timestamp_ms, data, timestamp_ms + ms)
+            self._seen.append(timestamp_ms)
+            self._late_end_ms = None
+            self._next_ms = timestamp_ms + ms
+            return data
         if self._next_ms is None:
             self._next_ms = float(timestamp_ms)
         gap_ms = timestamp_ms - self._next_ms

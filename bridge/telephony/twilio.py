@@ -161,7 +161,7 @@ def decode(frame: bytes) -> StreamMessage | None:
         repeated = _repeated_key(frame)
         if repeated:
             return Malformed(repeated)
-    if isinstance(message, _Media):
+    if type(message) is _Media:
         body = message.media
         if not 0 < len(body.payload) <= MAX_PAYLOAD_BYTES:
             return Malformed(f"media.payload has {len(body.payload)} bytes")

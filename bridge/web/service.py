@@ -13,6 +13,7 @@ import gc
 import signal
 import socket as sockets
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -118,7 +119,7 @@ class Service:
 
     def _watchers(self, driver: Driver) -> tuple[list[Watcher], list[Watcher]]:
         plan = driver.plan
-        watchers: list[Watcher] = [lambda at_ms, event, actions: self.metrics.watch(plan, at_ms, event, actions)]
+        watchers: list[Watcher] = [partial(self.metrics.watch, plan)]
         if self._observe is not None:
             watchers.append(self._observe(driver))
         journal = None if self._journals is None else self._journals.begin(plan)
@@ -206,7 +207,7 @@ class Service:
         for number in _SIGNALS:
             loop.add_signal_handler(number, signalled)
         hurried = asyncio.create_task(hurry.wait(), name="hurried")
-        pace = Pace(lambda: self.switchboard.active_calls)
+        pace = Pace(lambda: self.switchboard.active_calls, self.switchboard.together)
         pace.start()
         try:
             await asked.wait()
