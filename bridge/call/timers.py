@@ -27,7 +27,7 @@ class Timers(msgspec.Struct):
         return name in self.at
 
     def due(self) -> float | None:
-        return min(self.at.values(), default=None)
+        return min(self.at.values()) if self.at else None
 
     def take_due(self, now: float) -> Iterator[str]:
         """The timers whose time has come, the earliest first, each as it is reached.
