@@ -49,7 +49,17 @@ class _Told:
     clear: int  # which clear of the call it belongs to; -1: none was needed
     item_id: str
     told_ms: float
-    played_bytes: int  # sent to the carrier until then
+    pieces: int  # sent to the carrier until then
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Audio sent to the carrier: its place in its stream, in bytes."""
+
+    stream_id: str
+    begin: int
+    end: int
+    item_id: str
 
 
 class Watch:
@@ -57,8 +67,9 @@ class Watch:
         self.driver = driver
         self._began_ms: float | None = None  # the loop's clock when the call's own was zero
         self.steps: list[Step] = []
-        self._pieces: list[tuple[int, int, str]] = []  # (from, to) in bytes sent to the carrier, item id
-        self._sent = 0
+        self._pieces: list[_Piece] = []
+        self._stream_id = ""  # empty while there is none
+        self._sent = 0  # bytes, on this stream
         self._clears = 0
         self._told: list[_Told] = []
         self._received: dict[str, float] = {}
@@ -70,15 +81,19 @@ class Watch:
         self.steps.append(Step(at_ms, event, actions))
         if isinstance(event, ev.ModelSpoke):
             self._received[event.item_id] = self._received.get(event.item_id, 0.0) + event.ms
+        elif isinstance(event, ev.CallerLeft):
+            self._stream_id = ""
+        elif isinstance(event, ev.StreamStarted) and event.stream_id != self._stream_id:
+            self._stream_id, self._sent = event.stream_id, 0
         self._note_pieces(actions)
         cleared = -1
         for action in actions:
-            if isinstance(action, do.ClearPlayback):
+            if isinstance(action, do.ClearPlayback) and self._stream_id:
                 cleared, self._clears = self._clears, self._clears + 1
             elif isinstance(action, do.TruncateItem):
-                self._told.append(_Told(at_ms, cleared, action.item_id, action.audio_end_ms, self._sent))
+                self._told.append(_Told(at_ms, cleared, action.item_id, action.audio_end_ms, len(self._pieces)))
             elif isinstance(action, do.DeleteItem):
-                self._told.append(_Told(at_ms, cleared, action.item_id, 0.0, self._sent))
+                self._told.append(_Told(at_ms, cleared, action.item_id, 0.0, len(self._pieces)))
 
     def began_ms(self, leg: Leg) -> float:
         """The call's own time zero on the leg's clock."""
@@ -100,38 +115,36 @@ class Watch:
         for action in played:
             middle = position + action.ms / 2
             item_id = next((sent.item_id for sent in ledger.slices if sent.begin_ms <= middle < sent.end_ms), "")
-            self._pieces.append((self._sent, self._sent + len(action.audio), item_id))
+            self._pieces.append(_Piece(self._stream_id, self._sent, self._sent + len(action.audio), item_id))
             self._sent += len(action.audio)
             position += action.ms
 
     def played(self, item_id: str, leg: Leg) -> list[tuple[float, float]]:
         """When the carrier played the pieces of an item: (from, to) in milliseconds of the call."""
-        media = {chunk.position: chunk for chunk in leg.media}
+        media = {(one.stream_id, chunk.position): chunk for one in leg.streams for chunk in one.playout.chunks}
         spans = []
-        for begin, _, owner in self._pieces:
-            chunk = media.get(begin)
-            if owner == item_id and chunk is not None and chunk.played:
+        for piece in self._pieces:
+            chunk = media.get((piece.stream_id, piece.begin))
+            if piece.item_id == item_id and chunk is not None and chunk.played:
                 spans.append((chunk.plays_from / SAMPLES_PER_MS, (chunk.plays_from + chunk.played) / SAMPLES_PER_MS))
         return spans
 
     def cuts(self, leg: Leg) -> list[Cut]:
-        """Every interruption, with the truth of the carrier. For one media stream and a carrier of 8 kHz mu-law."""
+        """Every interruption, with the truth of the carrier. For a carrier of 8 kHz mu-law."""
         clears = leg.clears
-        playout = leg.streams[0].playout if leg.streams else None
+        playouts = {stream.stream_id: stream.playout for stream in leg.streams}
         cuts = []
         for told in self._told:
-            truth = 0.0
-            if playout is not None:
-                # a clear that never reached the carrier took nothing away: what was played was heard
-                arrived = 0 <= told.clear < len(clears)
-                at = clears[told.clear].at if arrived else leg.clock.samples()
-                heard = sum(
-                    playout.heard_of(begin, end, at)
-                    for begin, end, item_id in self._pieces
-                    if item_id == told.item_id and end <= told.played_bytes
-                )
-                truth = heard / SAMPLES_PER_MS
-            cuts.append(Cut(told.at_ms, told.item_id, told.told_ms, truth, self._received.get(told.item_id, 0.0)))
+            # a clear that never reached the carrier took nothing away: what was played was heard
+            arrived = 0 <= told.clear < len(clears)
+            at = clears[told.clear].at if arrived else leg.clock.samples()
+            heard = sum(
+                playouts[piece.stream_id].heard_of(piece.begin, piece.end, at)
+                for piece in self._pieces[: told.pieces]
+                if piece.item_id == told.item_id and piece.stream_id in playouts
+            )
+            received_ms = self._received.get(told.item_id, 0.0)
+            cuts.append(Cut(told.at_ms, told.item_id, told.told_ms, heard / SAMPLES_PER_MS, received_ms))
         return cuts
 
 
