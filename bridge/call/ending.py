@@ -14,6 +14,7 @@ _TRANSFER_FAILED = "The transfer did not work. Tell the caller and offer somethi
 _LEAVING_MS = 5000.0  # the carrier has this long to take a hang-up or transfer of ours
 _CLOCK_MS = 1000.0  # a mark this much later than the clock says will not come
 _LONGEST_GOODBYE_MS = 60_000.0
+_BACK_MS = 2000.0  # the carrier asks at once what comes next, and connects within a quarter of a second
 _LONGEST_CLIP_MS = 600_000.0  # what an agent's fallback plays
 _UNEXPECTED_MS = 1500.0
 _MOST_OF_IT_MS = 1500.0  # of a goodbye: a short one lasts two or three seconds
@@ -178,11 +179,24 @@ def handed_over(desk: Desk, event: ev.HandedOver) -> None:
 
 
 def caller_left(desk: Desk, event: ev.CallerLeft) -> None:
-    ending = desk.state.ending
-    if ending is not None and ending.leaving:
-        end(desk, ending.reason)
+    state = desk.state
+    if state.ending is not None and state.ending.leaving:
+        end(desk, state.ending.reason)
+    elif event.how != "closed":
+        end(desk, EndReason.CALLER_LEFT)
+    elif state.ending is None and state.stream_id and desk.plan.carrier.resumes_after_drop:
+        desk.note("stream_lost")
+        state.stream_id = ""
+        desk.ledger.lose_stream(desk.at)
+        desk.after("stream_back", _BACK_MS)
     else:
-        end(desk, EndReason.STREAM_LOST if event.how == "closed" else EndReason.CALLER_LEFT)
+        end(desk, EndReason.STREAM_LOST)
+
+
+def on_stream_back(desk: Desk) -> None:
+    """No other stream came in the place of the one that was lost."""
+    ending = desk.state.ending
+    end(desk, EndReason.STREAM_LOST if ending is None else ending.reason)
 
 
 def phone_stalled(desk: Desk, event: ev.PhoneStalled) -> None:

@@ -23,6 +23,9 @@ def stream_started(desk: Desk, event: ev.StreamStarted) -> None:
     if state.stream_id:
         desk.ask(do.DropStream(state.stream_id))
         desk.note("stream_replaced")
+    elif timers.running("stream_back"):
+        timers.stop("stream_back")
+        desk.note("stream_back")
     elif not timers.running("limit"):
         timers.stop("stream_wait")
         desk.after("first_media", policies.first_media_s * 1000)

@@ -195,6 +195,7 @@ _TIMERS: dict[str, Callable[[Desk], None]] = {
     "limit_warning": limits.on_limit_warning,
     "limit": limits.on_limit,
     "goodbye": ending.on_goodbye,
+    "stream_back": ending.on_stream_back,
     "unexpected": ending.on_unexpected,
     "leaving": ending.on_leaving,
 }

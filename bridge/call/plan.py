@@ -23,7 +23,7 @@ class CarrierCapabilities(msgspec.Struct, frozen=True):
     marks_return_on_clear: bool = True  # clear returns the pending ones too, looking the same
     can_clear: bool = True
     max_lead_ms: int = 60_000  # how much it will buffer for us
-    redials_after_drop: bool = False
+    resumes_after_drop: bool = False  # asks what comes next when its stream breaks, and can be given another
     ordered_frames: bool = True  # False: caller frames may arrive out of order
 
     @property

@@ -326,7 +326,12 @@ class Playout(msgspec.Struct):
         return items
 
     def new_stream(self, now: float) -> None:
-        """Another media stream took over: what the old one had buffered and the caller did not hear is sent again."""
+        """Another media stream is there, in place of the one there was."""
+        self.lose_stream(now)
+        self.open = True
+
+    def lose_stream(self, now: float) -> None:
+        """The media stream is gone: what it had buffered and the caller did not hear waits to be sent again."""
         ear = self.reckoning.ear(now)
         again: list[_Piece] = []
         for one in self.slices:
@@ -343,7 +348,7 @@ class Playout(msgspec.Struct):
         self.queue[:0] = again
         self.slices.clear()
         self.reckoning.new_stream()
-        self.open = True
+        self.open = False
 
 
 def open_ledger(*, lead_ms: float, slice_ms: float, carrier: CarrierCapabilities) -> Playout:

@@ -112,6 +112,11 @@ class Driver:
         """Milliseconds on the loop's clock."""
         return self._loop.time() * 1000.0
 
+    @property
+    def goes_on(self) -> bool:
+        """Nobody has wished for its end, and nothing has ended it."""
+        return not self.ended.done() and self.call.state.ending is None
+
     def deliver(self, event: ev.Event) -> None:
         """A fact. It is decided and performed before this returns, unless it arises inside another's performance."""
         if self.ended.done():

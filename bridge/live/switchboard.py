@@ -32,6 +32,7 @@ from bridge.settings.plans import Directory, IncomingCall
 log = structlog.get_logger()
 
 _REMEMBERED: Final = 1000  # ended calls whose end can still be asked for
+_MOST_RESUMED: Final = 3  # of one call
 _GOODBYE_S: Final = 10.0
 _CUT_S: Final = 3.0  # a driver gives errands at the carrier two seconds
 _OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
@@ -60,6 +61,7 @@ class _Line:
     token: str = ""
     token_until: float = 0.0  # loop time
     task: asyncio.Task[EndReason] | None = None
+    resumed: int = 0  # so often the carrier was given another stream
 
 
 Watchers = Callable[[Driver], tuple[Sequence[Watcher], Sequence[Watcher]]]
@@ -177,6 +179,19 @@ class Switchboard:
             return None
         line.token = ""
         return line.driver
+
+    def resume(self, carrier_call_id: str) -> Expected | None:
+        """The carrier asks what comes after the stream of this call: another stream, where the call goes on.
+
+        The stream may have broken, or never have reached us. Whoever asks again and again is refused.
+        """
+        line = self._lines.get(carrier_call_id)
+        if line is None or not line.driver.goes_on or line.resumed >= _MOST_RESUMED:
+            return None
+        line.resumed += 1
+        self._new_token(line)
+        log.info("call_resumed", call_id=line.driver.plan.call_id, times=line.resumed)
+        return Expected(line.driver.plan.call_id, line.token)
 
     # ------------------------------------------------------------ a call goes
 

@@ -16,7 +16,8 @@ import pybase64
 
 from bridge.call.plan import CarrierCapabilities
 
-CAPABILITIES = CarrierCapabilities()
+# A stream that ends, however it does, lets the call go on with the TwiML behind its <Connect>: ours asks us again.
+CAPABILITIES = CarrierCapabilities(resumes_after_drop=True)
 
 MAX_PAYLOAD_BYTES = 8192  # one second of mu-law; Twilio sends 160 bytes
 DIGITS = frozenset("0123456789*#ABCD")

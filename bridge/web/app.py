@@ -37,6 +37,8 @@ class Switchboard(Protocol):
     def active_calls(self) -> int: ...
     def expect(self, incoming: IncomingCall) -> Expected | Refused: ...
     def ended_by_status(self, carrier_call_id: str, status: str) -> None: ...
+    def handed_on_to(self, carrier_call_id: str) -> str: ...
+    def resume(self, carrier_call_id: str) -> Expected | None: ...
 
 
 def validator_for(settings: Settings, *, public_url: str = "") -> Validator | None:
@@ -53,13 +55,10 @@ def make_app(
     media: Handler | None = None,
     metrics: Metrics | None = None,
     public_url: str = "",
-    transfer_target: Callable[[str], str] = lambda carrier_call_id: "",
     colleagues: Colleagues | None = None,
 ) -> web.Application:
     """The application. `media` takes GET /twilio/media; `public_url` stands in for the settings' own where the port
     was chosen late.
-
-    `transfer_target` says whom a call whose stream ended is to be connected to, by the carrier's id; nobody hangs up.
     """
     metrics = metrics or Metrics()
     places = None if colleagues is None else colleagues.places
@@ -74,7 +73,6 @@ def make_app(
         validator=validator_for(settings, public_url=public_url),
         base_url=public_url or settings.base_url,
         metrics=metrics,
-        transfer_target=transfer_target,
         colleagues=colleagues,
     )
 

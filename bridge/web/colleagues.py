@@ -48,7 +48,7 @@ class Ended(msgspec.Struct, tag=True, frozen=True):
 
 
 class Resumed(msgspec.Struct, tag=True, frozen=True):
-    """Whom is this call to be connected to? The answer is empty where the call is not known."""
+    """What comes after this call's stream? The answer is its document, empty where there is none."""
 
     carrier_call_id: str
 
@@ -69,7 +69,7 @@ class Office(Protocol):
 
     def announced(self, fields: Mapping[str, str]) -> str: ...
     def ended(self, carrier_call_id: str, status: str) -> None: ...
-    def transfer_target(self, carrier_call_id: str) -> str: ...
+    def resumed(self, carrier_call_id: str) -> str: ...
     async def adopt(self, connection: sockets.socket, ip: str, said: bytes) -> None: ...
 
 
@@ -102,8 +102,8 @@ class Colleagues:
     async def ended(self, carrier_call_id: str, status: str) -> None:
         await asyncio.gather(*(self._ask(other, Ended(carrier_call_id, status)) for other in self._others))
 
-    async def transfer_target(self, carrier_call_id: str) -> str:
-        """Whom the call is to be connected to, as far as any of the others knows."""
+    async def resumed(self, carrier_call_id: str) -> str:
+        """The document that the call goes on with, as far as any of the others knows."""
         answers = await asyncio.gather(*(self._ask(other, Resumed(carrier_call_id)) for other in self._others))
         return next((answer for answer in answers if answer), "")
 
@@ -196,7 +196,7 @@ class Colleagues:
             case Ended(carrier_call_id=carrier_call_id, status=status):
                 office.ended(carrier_call_id, status)
             case Resumed(carrier_call_id=carrier_call_id):
-                return office.transfer_target(carrier_call_id)
+                return office.resumed(carrier_call_id)
             case Stream(ip=ip, said=said) if connection is not None:
                 await office.adopt(connection, ip, said)
         return ""

@@ -63,7 +63,7 @@ class _Office:
     def __init__(self, switchboard: Switchboard, webhooks: TwilioDoor, media: MediaDoor) -> None:
         self.announced = webhooks.announced
         self.ended = switchboard.ended_by_status
-        self.transfer_target = switchboard.handed_on_to
+        self.resumed = webhooks.resumed
         self.adopt = media.adopt
 
 
@@ -167,7 +167,6 @@ class Service:
             media=door.handle,
             metrics=self.metrics,
             public_url=public_url,
-            transfer_target=self.switchboard.handed_on_to,
             colleagues=self._colleagues,
         )
         if self._colleagues is not None:

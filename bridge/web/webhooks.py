@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qsl
 
@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bridge.live.switchboard import Refused
+from bridge.live.switchboard import Expected, Refused
 from bridge.metrics import Metrics
 from bridge.settings import IncomingCall, Settings
 from bridge.telephony import twilio, twiml
@@ -43,7 +43,7 @@ class Colleagues(Protocol):
 
     async def announce(self, carrier_call_id: str, fields: Mapping[str, str]) -> str | None: ...
     async def ended(self, carrier_call_id: str, status: str) -> None: ...
-    async def transfer_target(self, carrier_call_id: str) -> str: ...
+    async def resumed(self, carrier_call_id: str) -> str: ...
 
 
 class TwilioDoor:
@@ -57,7 +57,6 @@ class TwilioDoor:
         validator: Validator | None,
         base_url: str,
         metrics: Metrics,
-        transfer_target: Callable[[str], str],
         colleagues: Colleagues | None = None,
     ) -> None:
         self._settings = settings
@@ -65,7 +64,6 @@ class TwilioDoor:
         self._validator = validator
         self._base_url = base_url.rstrip("/")
         self._metrics = metrics
-        self._transfer_target = transfer_target
         self._colleagues = colleagues
         self._answers: OrderedDict[str, str] = OrderedDict()  # by CallSid
 
@@ -113,16 +111,22 @@ class TwilioDoor:
         return web.Response(status=204)
 
     async def resume(self, request: web.Request) -> web.Response:
-        """The call goes on after its stream: to whom it was to be transferred, or not at all."""
+        """What comes after a call's stream: whom it was to be transferred to, another stream, or nothing."""
         fields = await self._proven(request)
         call_sid = _id(fields, "CallSid")
-        target = self._transfer_target(call_sid)
-        if not target and self._colleagues is not None:
-            target = await self._colleagues.transfer_target(call_sid)
-        if not target:
-            return _twiml(twiml.document(twiml.hangup()))
-        caller_id = self._settings.twilio.transfer_caller_id
-        return _twiml(twiml.document(twiml.dial(target, caller_id=caller_id), twiml.hangup()))
+        answer = self.resumed(call_sid)
+        if not answer and self._colleagues is not None:
+            answer = await self._colleagues.resumed(call_sid)
+        return _twiml(answer or twiml.document(twiml.hangup()))
+
+    def resumed(self, call_sid: str) -> str:
+        """The document that a call of this worker's goes on with; empty: with none."""
+        target = self._switchboard.handed_on_to(call_sid)
+        if target:
+            caller_id = self._settings.twilio.transfer_caller_id
+            return twiml.document(twiml.dial(target, caller_id=caller_id), twiml.hangup())
+        expected = self._switchboard.resume(call_sid)
+        return "" if expected is None else self._connect(expected)
 
     # ------------------------------------------------------------ proof
 
@@ -178,9 +182,12 @@ class TwilioDoor:
             log.warning("call_refused", carrier_call_id=call_sid, why=answer.why)
             self._metrics.call_refused(answer.why)
             return self._busy()
+        return self._connect(answer)
+
+    def _connect(self, expected: Expected) -> str:
         stream = twiml.connect_stream(
             "ws" + self._base_url.removeprefix("http") + "/twilio/media",
-            parameters={TOKEN: answer.token},
+            parameters={TOKEN: expected.token},
             status_callback=f"{self._base_url}/twilio/stream-status",
         )
         return twiml.document(stream, twiml.redirect(f"{self._base_url}/twilio/resume"))

@@ -98,6 +98,8 @@ class Promises:
                 self.model_ready = True
             case ev.StreamStarted():
                 self.stream = True
+            case ev.CallerLeft():
+                self.stream = False
 
     # ------------------------------------------------------------ requests
 

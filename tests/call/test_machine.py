@@ -82,7 +82,14 @@ FACTS = [kind for kind in ev.Event.__subclasses__() if kind.__module__ == ev.__n
 _ANYTHING = st.one_of(*map(_nonsense, FACTS))
 _PLANS = {
     "usual": plan(clips=CLIPS, greeting="Greet.", idle_prompt_after_s=3.0, idle_hang_up_after_s=3.0),
-    "careful": plan(model=OBEYS, barge_in=200, greeting="Greet.", greeting_protected=True, interrupt_hang_up=True),
+    "careful": plan(
+        model=OBEYS,
+        carrier=CarrierCapabilities(resumes_after_drop=True),
+        barge_in=200,
+        greeting="Greet.",
+        greeting_protected=True,
+        interrupt_hang_up=True,
+    ),
     "no marks": plan(models=(INTERRUPTS, OBEYS), carrier=CarrierCapabilities(marks=False), max_call_s=20.0),
     "poor": plan(
         model=ModelCapabilities(can_cancel=False, can_truncate=False, can_delete=False, max_session_s=8.0),
@@ -224,7 +231,7 @@ class ACall(RuleBasedStateMachine):
         self.plan = plan(
             model=model,
             barge_in=barge_in,
-            carrier=CarrierCapabilities(marks=marks),
+            carrier=CarrierCapabilities(marks=marks, resumes_after_drop=True),
             greeting="Greet.",
             greeting_protected=protected,
             interrupt_hang_up=taken_back,
@@ -364,6 +371,11 @@ class ACall(RuleBasedStateMachine):
     @precondition(lambda self: self.now > 3000)
     def stream_is_replaced(self) -> None:
         self.give(stream(f"MZ{self.now}"))
+
+    @rule()
+    @precondition(lambda self: self.now > 3000 and self.promises.stream)
+    def stream_is_lost(self) -> None:
+        self.give(caller_leaves("closed"))
 
     @rule(by=st.sampled_from(["agent", "operator"]))
     @precondition(lambda self: self.now > 15_000)

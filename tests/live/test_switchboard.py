@@ -266,6 +266,57 @@ def test_whom_a_call_was_handed_on_to_is_remembered_after_its_end(run: Callable[
     run(main)
 
 
+def test_a_call_that_goes_on_without_its_stream_is_given_another_three_times(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        first, _ = office.connect()
+        tokens = set()
+        for number in range(3):
+            first.deliver(ev.CallerLeft("closed"))
+            again = office.board.resume("CA1")
+            assert again is not None and again.call_id == first.plan.call_id
+            tokens.add(again.token)
+            assert office.board.claim("another", "CA1") is None
+            assert office.board.claim(again.token, "CA1") is first
+            phone = FakePhone()
+            first.attach(phone, f"MZ {number}")
+            await settle()
+            assert not phone.closed and not office.ended
+        assert len(tokens) == 3
+        assert office.board.resume("CA1") is None, "whoever comes again and again is refused"
+        first.deliver(ev.CallerLeft("closed"))
+        await asyncio.sleep(2.1)
+        assert office.ended == [("CA1", EndReason.STREAM_LOST)]
+        assert len(office.service.sockets) == 1, "one session served them all"
+
+    run(main)
+
+
+def test_a_call_whose_stream_never_came_is_given_another(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        lost = office.expect()
+        again = office.board.resume("CA1")
+        assert again is not None
+        assert office.board.claim(lost.token, "CA1") is None
+        assert office.board.claim(again.token, "CA1") is not None
+
+    run(main)
+
+
+def test_a_call_that_is_over_or_about_to_be_is_given_no_other_stream(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        assert office.board.resume("CA0") is None
+        ending, _ = office.connect("CA1")
+        ending.deliver(ev.HangUpWished("operator"))
+        assert office.board.resume("CA1") is None
+        office.connect("CA2")
+        office.board.ended_by_status("CA2", "completed")
+        assert office.board.resume("CA2") is None
+        await settle()
+        assert office.board.resume("CA2") is None
+
+    run(main)
+
+
 def test_an_observer_that_breaks_at_the_end_of_a_call_breaks_nothing_else(run: Callable[..., None]) -> None:
     async def main(office: Office) -> None:
         complaints: list[Any] = []
@@ -392,6 +443,7 @@ def test_three_hundred_short_calls_leave_nothing_behind(run: Callable[..., None]
                     service.drops(1006)
                     await settle()
                     driver.deliver(ev.CallerLeft("closed"))
+                    office.board.ended_by_status(f"CA{number}", "completed")
                 case 4:
                     driver.end(EndReason.BUG)
             await settle()

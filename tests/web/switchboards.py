@@ -13,6 +13,8 @@ class FakeSwitchboard:
         self.full = False
         self.expected: list[IncomingCall] = []
         self.ended: list[tuple[str, str]] = []
+        self.targets: dict[str, str] = {}
+        self.live: set[str] = set()  # calls that go on without their stream
 
     @property
     def active_calls(self) -> int:
@@ -26,3 +28,9 @@ class FakeSwitchboard:
 
     def ended_by_status(self, carrier_call_id: str, status: str) -> None:
         self.ended.append((carrier_call_id, status))
+
+    def handed_on_to(self, carrier_call_id: str) -> str:
+        return self.targets.get(carrier_call_id, "")
+
+    def resume(self, carrier_call_id: str) -> Expected | None:
+        return Expected(call_id="call-1", token="token-again") if carrier_call_id in self.live else None

@@ -23,7 +23,7 @@ class FakeOffice:
     def __init__(self, name: str) -> None:
         self.name = name
         self.told: list[tuple[str, ...]] = []
-        self.targets: dict[str, str] = {}
+        self.documents: dict[str, str] = {}
 
     def announced(self, fields: Mapping[str, str]) -> str:
         if fields.get("CallSid") == "broken":
@@ -33,8 +33,8 @@ class FakeOffice:
     def ended(self, carrier_call_id: str, status: str) -> None:
         self.told.append((carrier_call_id, status))
 
-    def transfer_target(self, carrier_call_id: str) -> str:
-        return self.targets.get(carrier_call_id, "")
+    def resumed(self, carrier_call_id: str) -> str:
+        return self.documents.get(carrier_call_id, "")
 
     async def adopt(self, connection: sockets.socket, ip: str, said: bytes) -> None:
         self.told.append((ip, said.decode()))
@@ -103,13 +103,15 @@ async def test_a_question_nobody_waits_for_any_more_has_no_effect(tmp_path: Path
         assert office_two.told == [("CA2", "completed")]
 
 
-async def test_an_end_is_told_to_all_others_and_a_target_found_wherever_it_is_known(tmp_path: Path) -> None:
+async def test_an_end_is_told_to_all_others_and_what_comes_after_a_stream_is_found_wherever_it_is_known(
+    tmp_path: Path,
+) -> None:
     async with pair(tmp_path) as (one, two, office_one, office_two):
         await one.ended("CA1", "completed")
         assert office_two.told == [("CA1", "completed")] and not office_one.told
-        office_one.targets["CA2"] = "+15550100"
-        assert await two.transfer_target("CA2") == "+15550100"
-        assert await two.transfer_target("CA3") == ""
+        office_one.documents["CA2"] = "<Response/>"
+        assert await two.resumed("CA2") == "<Response/>"
+        assert await two.resumed("CA3") == ""
 
 
 async def test_a_connection_is_handed_over_with_all_that_was_said(tmp_path: Path) -> None:

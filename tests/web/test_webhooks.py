@@ -184,13 +184,23 @@ async def test_a_stream_error_is_counted(service: Service) -> None:
     assert b"bridge_stream_errors_total 1.0" in service.metrics.text()
 
 
-async def test_after_its_stream_a_call_hangs_up_or_goes_where_it_wished(start: Start) -> None:
-    service = await start(transfer_target={"CA1": "+15550199"}.get)
+async def test_after_its_stream_a_call_hangs_up_or_goes_where_it_wished(service: Service) -> None:
+    service.switchboard.targets["CA1"] = "+15550199"
+    service.switchboard.live.add("CA1")  # the wish comes first
     _, text = await service.post("/twilio/resume")
     assert verbs(text) == ["Dial", "Hangup"]
     assert ElementTree.fromstring(text).findtext("Dial/Number") == "+15550199"
     _, text = await service.post("/twilio/resume", {**CALL, "CallSid": "CA2"})
     assert verbs(text) == ["Hangup"]
+
+
+async def test_a_call_that_goes_on_without_its_stream_is_given_another(service: Service) -> None:
+    _, first = await service.post("/twilio/voice")
+    service.switchboard.live.add("CA1")
+    _, text = await service.post("/twilio/resume")
+    assert verbs(text) == ["Connect", "Redirect"]
+    assert text == first.replace("token-1", "token-again")
+    assert not service.switchboard.expected[1:], "it is the same call"
 
 
 async def test_of_many_mutated_forms_none_is_taken_for_a_call(service: Service) -> None:
