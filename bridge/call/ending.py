@@ -164,6 +164,9 @@ def handed_over(desk: Desk, event: ev.HandedOver) -> None:
     if event.ok or ending.what == "hang_up":
         end(desk, ending.reason)
         return
+    if not desk.state.stream_id:
+        end(desk, EndReason.STREAM_LOST)
+        return
     desk.note("transfer_failed", event.detail)
     desk.timers.stop("leaving")
     desk.state.ending = None
@@ -184,19 +187,29 @@ def caller_left(desk: Desk, event: ev.CallerLeft) -> None:
         end(desk, state.ending.reason)
     elif event.how != "closed":
         end(desk, EndReason.CALLER_LEFT)
-    elif state.ending is None and state.stream_id and desk.plan.carrier.resumes_after_drop:
+    elif state.stream_id and state.goes_on and desk.plan.carrier.resumes_after_drop:
         desk.note("stream_lost")
         state.stream_id = ""
+        desk.timers.stop("first_media")
         desk.ledger.lose_stream(desk.at)
         desk.after("stream_back", _BACK_MS)
     else:
         end(desk, EndReason.STREAM_LOST)
 
 
+def stream_offered(desk: Desk, event: ev.StreamOffered) -> None:
+    """The carrier asked what comes next, and was told to open another stream."""
+    if desk.timers.running("stream_back"):
+        desk.after("stream_back", _BACK_MS)
+
+
 def on_stream_back(desk: Desk) -> None:
     """No other stream came in the place of the one that was lost."""
     ending = desk.state.ending
-    end(desk, EndReason.STREAM_LOST if ending is None else ending.reason)
+    if ending is not None and ending.what == "transfer":
+        _leave(desk, ending)  # the caller may be there all the same
+    else:
+        end(desk, EndReason.STREAM_LOST if ending is None else ending.reason)
 
 
 def phone_stalled(desk: Desk, event: ev.PhoneStalled) -> None:

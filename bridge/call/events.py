@@ -29,6 +29,10 @@ class StreamStarted(Event, frozen=True, tag=True, gc=False):
     stream_id: str
 
 
+class StreamOffered(Event, frozen=True, gc=False):
+    """The carrier asked what comes after its stream, and was given the way to another one."""
+
+
 class CallerSpoke(Event, frozen=True, tag=True, gc=False):
     """Audio from the caller (speech or not), gaps already filled with silence."""
 

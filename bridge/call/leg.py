@@ -26,6 +26,8 @@ def stream_started(desk: Desk, event: ev.StreamStarted) -> None:
     elif timers.running("stream_back"):
         timers.stop("stream_back")
         desk.note("stream_back")
+        if state.last_frame_at is None:
+            desk.after("first_media", policies.first_media_s * 1000)
     elif not timers.running("limit"):
         timers.stop("stream_wait")
         desk.after("first_media", policies.first_media_s * 1000)

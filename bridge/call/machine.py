@@ -122,7 +122,8 @@ class Call:
         """What may have become possible: play, ask, leave."""
         if self.state.over:
             return
-        desk.ledger.release(desk.at, desk.out)
+        heard_at = self.state.last_frame_at
+        desk.ledger.release(desk.at, desk.out, quiet_ms=0.0 if heard_at is None else desk.at - heard_at)
         responses.settle(desk)
         if desk.turns.wishing:
             responses.grant(desk)
@@ -146,6 +147,7 @@ class Call:
 _FACTS: dict[type[ev.Event], Callable[[Desk, Any], None]] = {
     ev.CallRouted: sessions.routed,
     ev.StreamStarted: leg.stream_started,
+    ev.StreamOffered: ending.stream_offered,
     ev.CallerSpoke: leg.caller_spoke,
     ev.CallerPressed: leg.caller_pressed,
     ev.MarkReturned: leg.mark_returned,

@@ -138,13 +138,13 @@ class Playout(msgspec.Struct):
 
     # ------------------------------------------------------------ what goes out
 
-    def release(self, now: float, out: list[Action]) -> None:
-        """Send slices while less than the lead lies ahead of the ear."""
+    def release(self, now: float, out: list[Action], *, quiet_ms: float = 0.0) -> None:
+        """Send slices while less than the lead lies ahead of the ear. Nothing came from the carrier for `quiet_ms`."""
         reckoning = self.reckoning
         if not self.open:
             return
         if reckoning.marks:
-            reckoning.doubt(now)
+            reckoning.doubt(now, quiet_ms)
         elif reckoning.probing and not self.queue:
             self._probe(now, out)
         while self.queue:
@@ -332,7 +332,7 @@ class Playout(msgspec.Struct):
 
     def lose_stream(self, now: float) -> None:
         """The media stream is gone: what it had buffered and the caller did not hear waits to be sent again."""
-        ear = self.reckoning.ear(now)
+        ear = self.reckoning.surely_heard(now)
         again: list[_Piece] = []
         for one in self.slices:
             item = self.items.get(one.item_id)

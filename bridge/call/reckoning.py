@@ -26,6 +26,8 @@ _SLACK_MS = 20.0  # a telephone frame: a mark this much overdue is not late
 _AGREE_MS = 50.0  # offsets further apart than this are not of the same stretch
 _UNKNOWN_TRIP_MS = 1000.0  # the longest round trip believed of a carrier whose probe has not come back
 _MARKS_LOST_MS = 5000.0
+_LINE_QUIET_MS = 1000.0
+_LINE_LOST_MS = 20_000.0  # by then a line that is dead has been given up; this one is quiet because its caller is
 _PROBE_EVERY_MS = 1000.0
 _FIRST_PROBES = 5  # spread over the first moments of the stream, while nothing plays
 _FIRST_PROBE_EVERY_MS = 120.0
@@ -147,9 +149,10 @@ class Reckoning(msgspec.Struct):
         if len(self.offsets) >= 2 or not self.lags:  # what this carrier usually does is better than a single mark
             self.offset = _middle(self.offsets)
 
-    def doubt(self, now: float) -> None:
-        """Marks that stay out for very long will not come: go by the clock."""
-        if now - self.marks[0].sent_at < _MARKS_LOST_MS:
+    def doubt(self, now: float, quiet_ms: float) -> None:
+        """Marks that stay out for very long will not come: go by the clock. Where nothing else comes either, it is the
+        line that is gone, or stands still: the ear waits for it."""
+        if now - self.marks[0].sent_at < _MARKS_LOST_MS or _LINE_QUIET_MS < quiet_ms < _LINE_LOST_MS:
             return
         if self.trusted and self.offset is not None and (late := self._out()) is not None:
             trip = self.round_trip_ms if self.round_trips else _UNKNOWN_TRIP_MS
@@ -183,6 +186,20 @@ class Reckoning(msgspec.Struct):
         if ear < self.acknowledged_ms:
             ear = self.acknowledged_ms
         return min(ear, self.sent_ms)
+
+    def surely_heard(self, now: float) -> float:
+        """Position the caller has heard where the carrier is gone now, or has been for a while.
+
+        What was on its way either way at the break is not counted; where marks had come and then no more, nothing after
+        the last of them is.
+        """
+        ear = self.ear(now)
+        if not self.round_trips:
+            return ear
+        late = self._out()
+        if not self.trusted or (late is not None and ear >= late.position_ms):
+            return self.acknowledged_ms
+        return max(ear - self.round_trip_ms, self.acknowledged_ms)
 
     def dry_at(self) -> float:
         """When the ear reaches the end of what was sent, by the clock; may be long ago."""

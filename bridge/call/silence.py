@@ -133,7 +133,7 @@ def on_idle(desk: Desk) -> None:
     if not wait_ms:
         return
     waiting = state.ending is not None or state.model != "ready" or state.owed_since is not None
-    if waiting or turns.caller_speaking or desk.ledger.busy(desk.at):
+    if waiting or not state.stream_id or turns.caller_speaking or desk.ledger.busy(desk.at):
         desk.after("idle", wait_ms)  # it is quiet from a later moment than this, so this is not too late
         return
     due_at = max(state.active_at, desk.ledger.silent_at(desk.at)) + wait_ms

@@ -90,3 +90,8 @@ class State(msgspec.Struct):
     def weighing(self) -> bool:
         """The caller speaks into the agent's words, and may be too brief to interrupt."""
         return self.timers.running("barge_in") and not self.replaying
+
+    @property
+    def goes_on(self) -> bool:
+        """The caller is to hear more than a goodbye: the agent, or whom they are put through to in a moment."""
+        return self.ending is None or (self.ending.what == "transfer" and not self.ending.leaving)

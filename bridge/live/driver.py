@@ -114,8 +114,15 @@ class Driver:
 
     @property
     def goes_on(self) -> bool:
-        """Nobody has wished for its end, and nothing has ended it."""
-        return not self.ended.done() and self.call.state.ending is None
+        """Nothing has ended it, and nobody has wished for more than a transfer that is not under way."""
+        return not self.ended.done() and self.call.state.goes_on
+
+    @property
+    def hands_on_to(self) -> str:
+        """Whom the carrier is to connect the caller to when the stream is closed; empty: nobody."""
+        ending = self.call.state.ending
+        going = ending is not None and ending.what == "transfer" and ending.leaving
+        return self.handed_on_to or (ending.target if ending is not None and going else "")
 
     def deliver(self, event: ev.Event) -> None:
         """A fact. It is decided and performed before this returns, unless it arises inside another's performance."""

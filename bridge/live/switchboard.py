@@ -32,7 +32,8 @@ from bridge.settings.plans import Directory, IncomingCall
 log = structlog.get_logger()
 
 _REMEMBERED: Final = 1000  # ended calls whose end can still be asked for
-_MOST_RESUMED: Final = 3  # of one call
+_MOST_RESUMED: Final = 3  # of one call, in so many seconds
+_RESUMED_S: Final = 600.0
 _GOODBYE_S: Final = 10.0
 _CUT_S: Final = 3.0  # a driver gives errands at the carrier two seconds
 _OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
@@ -61,7 +62,7 @@ class _Line:
     token: str = ""
     token_until: float = 0.0  # loop time
     task: asyncio.Task[EndReason] | None = None
-    resumed: int = 0  # so often the carrier was given another stream
+    resumed_at: list[float] = field(default_factory=list)  # when the carrier was given another stream; loop time
 
 
 Watchers = Callable[[Driver], tuple[Sequence[Watcher], Sequence[Watcher]]]
@@ -183,14 +184,19 @@ class Switchboard:
     def resume(self, carrier_call_id: str) -> Expected | None:
         """The carrier asks what comes after the stream of this call: another stream, where the call goes on.
 
-        The stream may have broken, or never have reached us. Whoever asks again and again is refused.
+        The stream may have broken, or never have reached us. A call that asks again and again is over.
         """
         line = self._lines.get(carrier_call_id)
-        if line is None or not line.driver.goes_on or line.resumed >= _MOST_RESUMED:
+        if line is None or not line.driver.goes_on:
             return None
-        line.resumed += 1
+        line.resumed_at = [at for at in line.resumed_at if self._now - at < _RESUMED_S]
+        if len(line.resumed_at) >= _MOST_RESUMED:
+            line.driver.end(EndReason.STREAM_LOST)
+            return None
+        line.resumed_at.append(self._now)
         self._new_token(line)
-        log.info("call_resumed", call_id=line.driver.plan.call_id, times=line.resumed)
+        line.driver.deliver(ev.StreamOffered())
+        log.info("call_resumed", call_id=line.driver.plan.call_id, times=len(line.resumed_at))
         return Expected(line.driver.plan.call_id, line.token)
 
     # ------------------------------------------------------------ a call goes
@@ -226,7 +232,7 @@ class Switchboard:
         """Whom a call whose stream has ended is to be connected to; empty: nobody."""
         line = self._lines.get(carrier_call_id)
         if line is not None:
-            return line.driver.handed_on_to
+            return line.driver.hands_on_to
         return self._over.get(carrier_call_id, (EndReason.CALLER_LEFT, ""))[1]
 
     async def drain(self, grace_s: float) -> None:

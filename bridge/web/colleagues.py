@@ -96,15 +96,26 @@ class Colleagues:
 
     async def announce(self, carrier_call_id: str, fields: Mapping[str, str]) -> str | None:
         """The document of the worker this call belongs to; None where that is this one, or a worker that is gone."""
-        owner = zlib.crc32(carrier_call_id.encode()) % self._workers
+        owner = self._owner(carrier_call_id)
         return None if owner == self.worker else await self._ask(owner, Announced(dict(fields)))
+
+    def _owner(self, carrier_call_id: str) -> int:
+        """The worker a call belongs to, if that was there when the call came."""
+        return zlib.crc32(carrier_call_id.encode()) % self._workers
 
     async def ended(self, carrier_call_id: str, status: str) -> None:
         await asyncio.gather(*(self._ask(other, Ended(carrier_call_id, status)) for other in self._others))
 
     async def resumed(self, carrier_call_id: str) -> str:
-        """The document that the call goes on with, as far as any of the others knows."""
-        answers = await asyncio.gather(*(self._ask(other, Resumed(carrier_call_id)) for other in self._others))
+        """The document that the call goes on with, as far as any of the others knows.
+
+        Its worker is asked first, and the rest only where that knows nothing: one that hangs costs nobody the answer.
+        """
+        owner = self._owner(carrier_call_id)
+        if owner != self.worker and (answer := await self._ask(owner, Resumed(carrier_call_id))):
+            return answer
+        rest = [other for other in self._others if other != owner]
+        answers = await asyncio.gather(*(self._ask(other, Resumed(carrier_call_id)) for other in rest))
         return next((answer for answer in answers if answer), "")
 
     def worker_of(self, token: str) -> int | None:

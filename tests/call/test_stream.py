@@ -8,6 +8,7 @@ from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.call.plan import CarrierCapabilities
 from bridge.errors import EndReason
+from tests.call.carrier import Carrier
 from tests.call.playbook import (
     CLOSE_MODEL,
     Playbook,
@@ -82,6 +83,71 @@ STORIES: list[Story] = [
         on=COMES_BACK,
     ),
     story(
+        "the carrier was given another: it has two seconds more to open it",
+        at(0, *LONG),
+        at(1000, *LOST),
+        at(2900, ev.StreamOffered()),
+        at(4800, stream("MZ2"), note("stream_back")),
+        at(12_000, caller_audio(20), sends_model(20)),
+        on=COMES_BACK,
+    ),
+    story(
+        "it was given another before anybody noticed the break: that is no news yet",
+        at(0, *LONG),
+        at(900, ev.StreamOffered()),
+        at(1000, *LOST),
+        at(3000, CLOSE_MODEL, end(EndReason.STREAM_LOST)),
+        on=COMES_BACK,
+    ),
+    story(
+        "it breaks while the caller is told that they are put through: they hear the rest, and are",
+        at(0, *LONG),
+        at(500, ev.TransferWished("+15550199")),
+        at(1000, *LOST),
+        at(1500, stream("MZ2"), note("stream_back")),
+        at(3400),
+        at(3520, do.Transfer("+15550199")),
+        at(3600, ev.HandedOver("transfer", True), CLOSE_MODEL, end(EndReason.TRANSFERRED)),
+        on=COMES_BACK,
+    ),
+    story(
+        "no other comes: they are put through without it",
+        at(0, *LONG),
+        at(1000, *LOST),
+        at(1200, ev.TransferWished("+15550199")),
+        at(3000, do.Transfer("+15550199")),
+        at(3100, ev.HandedOver("transfer", True), CLOSE_MODEL, end(EndReason.TRANSFERRED)),
+        on=COMES_BACK,
+    ),
+    story(
+        "no other comes, nor can they be put through",
+        at(0, *LONG),
+        at(1000, *LOST),
+        at(1200, ev.TransferWished("+15550199")),
+        at(3000, do.Transfer("+15550199")),
+        at(3100, ev.HandedOver("transfer", False, "no"), CLOSE_MODEL, end(EndReason.STREAM_LOST)),
+        on=COMES_BACK,
+    ),
+    story(
+        "whether the caller is still there is not asked of nobody, but some time after they are back",
+        at(0, *LONG),
+        at(12_500, *LOST),
+        at(14_000, stream("MZ2"), note("stream_back")),
+        at(23_900),
+        at(24_000, do.RequestResponse("Still there?")),
+        on=plan(
+            carrier=COMES_BACK.carrier, idle_prompt_after_s=10.0, idle_hang_up_after_s=60.0, idle_prompt="Still there?"
+        ),
+    ),
+    story(
+        "a caller of whom nothing was heard before the break has as long as any to be heard",
+        at(900, *LOST),
+        at(1500, stream("MZ2"), note("stream_back")),
+        at(2400),
+        at(2500, CLOSE_MODEL, end(EndReason.NEVER_STARTED)),
+        on=plan(carrier=COMES_BACK.carrier, first_media_s=1.0),
+    ),
+    story(
         "a carrier that does not ask what comes next is not waited for",
         at(1000, caller_leaves("closed"), CLOSE_MODEL, end(EndReason.STREAM_LOST)),
     ),
@@ -143,3 +209,32 @@ def test_speech_the_service_reports_late_interrupts_what_waits_for_the_next_stre
     book.give(stream("MZ2"))
     book.run_until(4000)
     assert sent_ms(book, 1000) == 0
+
+
+def test_where_marks_had_stopped_nothing_after_the_last_of_them_counts_as_heard() -> None:
+    """A connection that is half open: audio goes out for seconds, and nobody hears it."""
+    book = Playbook.connected(COMES_BACK)
+    for fact in (response("r1"), says("r1", "hello", 30_000), ends("r1")):
+        book.give(fact)
+    for now in range(0, 2000, 20):
+        book.run_until(now)
+        book.give(ev.CallerSpoke(bytes(160), 20.0))
+    book.carrier.marks_held = (2000, 1e9)
+    book.run_until(15_000)
+    assert sent_ms(book, 0) < 3000, "and nothing more is sent than the line is known to take"
+    book.give(caller_leaves("closed"))
+    (item,) = book.call.state.ledger.items.values()
+    assert 1800 <= item.heard_ms <= 2000
+    book.give(stream("MZ2"))
+    assert item.sent_ms < 3000, "it goes on where the last mark came from"
+
+
+def test_what_was_on_its_way_when_it_broke_is_played_again() -> None:
+    book = Playbook.connected(COMES_BACK, Carrier(out_ms=100, back_ms=50))
+    for fact in LONG:
+        book.give(fact)
+    book.run_until(2000)
+    heard_ms = book.heard_ms("hello")
+    book.give(caller_leaves("closed"))
+    (item,) = book.call.state.ledger.items.values()
+    assert heard_ms - 200 <= item.heard_ms <= heard_ms

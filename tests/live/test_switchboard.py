@@ -266,7 +266,11 @@ def test_whom_a_call_was_handed_on_to_is_remembered_after_its_end(run: Callable[
     run(main)
 
 
-def test_a_call_that_goes_on_without_its_stream_is_given_another_three_times(run: Callable[..., None]) -> None:
+def test_a_call_that_goes_on_without_its_stream_is_given_another_three_times_in_ten_minutes(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.live.switchboard._RESUMED_S", 6.0)  # no caller is silent for ten minutes
+
     async def main(office: Office) -> None:
         first, _ = office.connect()
         tokens = set()
@@ -282,11 +286,31 @@ def test_a_call_that_goes_on_without_its_stream_is_given_another_three_times(run
             await settle()
             assert not phone.closed and not office.ended
         assert len(tokens) == 3
-        assert office.board.resume("CA1") is None, "whoever comes again and again is refused"
+        await asyncio.sleep(6)
         first.deliver(ev.CallerLeft("closed"))
-        await asyncio.sleep(2.1)
-        assert office.ended == [("CA1", EndReason.STREAM_LOST)]
+        again = office.board.resume("CA1")
+        assert again is not None, "an hour may bring more than three"
+        assert office.board.claim(again.token, "CA1") is first
+        first.attach(FakePhone(), "MZ 3")
         assert len(office.service.sockets) == 1, "one session served them all"
+        assert office.board.resume("CA1") is not None
+        assert office.board.resume("CA1") is not None
+        assert not office.ended
+        assert office.board.resume("CA1") is None, "whoever comes again and again is refused"
+        await settle()
+        assert office.ended == [("CA1", EndReason.STREAM_LOST)], "and told to hang up: the call is over"
+
+    run(main)
+
+
+def test_a_carrier_given_another_stream_has_its_time_to_open_it(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, _ = office.connect()
+        driver.deliver(ev.CallerLeft("closed"))
+        await asyncio.sleep(1.9)
+        again = office.board.resume("CA1")
+        await asyncio.sleep(1.9)
+        assert again is not None and office.board.claim(again.token, "CA1") is driver
 
     run(main)
 
