@@ -78,9 +78,8 @@ class _Resampler:
         self.samples = None if source.encoding == "pcm16" else samples_by_code(source.encoding).astype(np.float64)
         codes = codes_by_sample(target.encoding)
         self.encode = np.concatenate([np.full(MIDDLE - 32768, codes[0]), codes]).take  # indexed with sample + MIDDLE
-        self.to_pcm16 = target.encoding == "pcm16"
-        # Whether anything was limited need be counted only after an input loud enough that the filter could make it so
-        # (G.711 in), or when one of the outermost codes came out (G.711 out); pcm16 to pcm16 is always looked through.
+        # Something was limited only if one of the outermost codes came out (G.711 out); or else if the input was loud
+        # enough that the filter could make it so (G.711 in) and a look at the outcome shows it.
         self.loud_in = _codes_beyond(source, matrix.loudest)
         self.outermost = _codes_beyond(target, int(samples_by_code(target.encoding).max()))
 
@@ -108,18 +107,15 @@ class _Resampler:
         work.filter()
         return work.index
 
-    def is_quiet(self, heard: bytes) -> bool:
-        """Nothing can be limited in what becomes of it."""
-        return self.loud_in is not None and len(heard.translate(None, self.loud_in)) == len(heard)
-
-    def encoded(self, index: NDArray[np.intp]) -> bytes:
-        """Of what need not be limited."""
-        return index.astype(PCM16).tobytes() if self.to_pcm16 else self.limited(index)
-
-    def limited(self, index: NDArray[np.intp]) -> bytes:
-        """Of anything."""
-        codes: NDArray[Any] = self.encode(index, mode="clip")
-        return codes.tobytes()
+    def told(self, heard: bytes, index: NDArray[np.intp]) -> tuple[bytes, bool]:
+        """What became of it, in the target's encoding, and whether any of it may have been limited."""
+        if self.outermost is not None:
+            codes: bytes = self.encode(index, mode="clip").tobytes()
+            return codes, len(codes.translate(None, self.outermost)) != len(codes)
+        quiet = self.loud_in is not None and len(heard.translate(None, self.loud_in)) == len(heard)
+        if quiet or (index.min() >= _LEAST and index.max() <= _MOST):
+            return index.astype(PCM16).tobytes(), False
+        return self.encode(index, mode="clip").tobytes(), True
 
 
 def _codes_beyond(form: AudioFormat, magnitude: int) -> bytes | None:
@@ -203,23 +199,16 @@ class _Resampling:
         span = portion.span
         if len(heard) != span:  # not whole blocks: what is missing has no weight in the outputs that are due
             heard = heard[:span].ljust(span, b"\0")
-        return self.tell(heard, r.filter(heard, portion.work), portion)
+        index = r.filter(heard, portion.work)
+        told, limited = r.told(heard, index)
+        if limited:
+            self.count(index, portion)
+        return told[: portion.bytes_due]
 
-    def tell(self, heard: bytes, index: NDArray[np.intp], portion: _Portion) -> bytes:
-        """What became of it, in the target's encoding."""
-        r = self.resampler
-        if r.is_quiet(heard):
-            return r.encoded(index)[: portion.bytes_due]
-        told = r.limited(index)[: portion.bytes_due]
-        self.count(told, index, portion)
-        return told
-
-    def count(self, told: bytes, index: NDArray[np.intp], portion: _Portion) -> None:
-        """How much of it was limited."""
-        outermost = self.resampler.outermost
-        if outermost is None or len(told.translate(None, outermost)) != len(told):
-            due = index.ravel()[: portion.samples_due]
-            self.clipped += int(np.count_nonzero((due < _LEAST) | (due > _MOST)))
+    def count(self, index: NDArray[np.intp], portion: _Portion) -> None:
+        """How much of what is due was limited."""
+        due = index.ravel()[: portion.samples_due]
+        self.clipped += int(np.count_nonzero((due < _LEAST) | (due > _MOST)))
 
 
 class _Path:
@@ -338,10 +327,8 @@ def _tell_together(portion: _Portion, ways: Sequence[_Resampling], heard: Sequen
     resampler, size, blocks = ways[0].resampler, portion.bytes_due, portion.blocks
     joined = b"".join(heard)
     index = resampler.filter(joined, resampler.workspace(blocks, len(ways)))
-    fits = resampler.is_quiet(joined) or (index.min() >= _LEAST and index.max() <= _MOST)
-    told = resampler.encoded(index) if fits else resampler.limited(index)
-    parts = [told[begin : begin + size] for begin in range(0, len(told), size)]
-    if not fits:
+    told, limited = resampler.told(joined, index)
+    if limited:
         for k, way in enumerate(ways):
-            way.count(parts[k], index[k * blocks : (k + 1) * blocks], portion)
-    return parts
+            way.count(index[k * blocks : (k + 1) * blocks], portion)
+    return [told[begin : begin + size] for begin in range(0, len(told), size)]

@@ -40,7 +40,7 @@ class Workspace:
 
     __slots__ = ("_matrix", "_product", "_rows", "_rows_and_one", "_windows", "history", "index")
 
-    def __init__(self, scratch: Scratch, blocks: int, pushes: int = 1) -> None:
+    def __init__(self, scratch: Scratch, blocks: int, pushes: int) -> None:
         matrix = scratch.toeplitz
         span, length = matrix.history + matrix.block_in, matrix.history + blocks * matrix.block_in
         self._matrix = matrix.matrix

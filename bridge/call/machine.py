@@ -11,7 +11,7 @@ Which fact is decided where:
     responses   the model's responses, audio and words; asking for them; its complaints
     toolcalls   tools asked for, answered, timed out
     sessions    the model's sessions: opened, lost, rolled over
-    ending      hang-up, transfer, goodbye, the end
+    ending      hang-up, transfer, goodbye, a stream that is lost, the end
     limits      how long a call may last; the warning before
     silence     what happens when nothing happens
 

@@ -11,7 +11,7 @@ The ear can only fall behind, so an offset larger than all that follow was a mar
 
 A mark that is still out caps the ear: had it been reached a round trip ago, it would be back. So a carrier that falls
 behind is believed, and one that falls silent stops the ear at its last word. One that stays silent for
-`_MARKS_LOST_MS` is treated as one without marks until it returns another.
+`_MARKS_LOST_MS` is treated as one without marks until it returns another, unless nothing else comes from it either.
 """
 
 from __future__ import annotations

@@ -121,8 +121,7 @@ class Driver:
     def hands_on_to(self) -> str:
         """Whom the carrier is to connect the caller to when the stream is closed; empty: nobody."""
         ending = self.call.state.ending
-        going = ending is not None and ending.what == "transfer" and ending.leaving
-        return self.handed_on_to or (ending.target if ending is not None and going else "")
+        return self.handed_on_to or (ending.target if ending is not None and ending.leaving else "")
 
     def deliver(self, event: ev.Event) -> None:
         """A fact. It is decided and performed before this returns, unless it arises inside another's performance."""

@@ -167,7 +167,7 @@ class RealtimeClient(Emitter):
             for tool in fields["tools"]:
                 if tool["type"] == "function" and not (isinstance(tool.get("name"), str) and tool["name"]):
                     raise UsageError("tools: a tool needs a name")
-                if tool.get("name") in self._tools.names:
+                if tool.get("name") in self._tools:
                     raise UsageError(f"tool {tool['name']!r} was added by add_tool already")
         for name, value in fields.items():
             given.as_json(name, value)

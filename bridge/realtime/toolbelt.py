@@ -46,11 +46,7 @@ class ToolBelt:
         self._rounds: dict[str, _Round] = {}
 
     def __contains__(self, name: object) -> bool:
-        return name in self._tools
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._tools)
+        return isinstance(name, str) and name in self._tools
 
     def add(self, definition: Mapping[str, Any], run: Callable[..., Any]) -> Tool:
         if not isinstance(definition, Mapping):
@@ -70,7 +66,7 @@ class ToolBelt:
         return tool
 
     def remove(self, name: str) -> None:
-        if name not in self.names:
+        if name not in self:
             raise UsageError(f"tool {name!r} was never added")
         del self._tools[name]
 

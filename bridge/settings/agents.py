@@ -289,7 +289,7 @@ class AgentFile(Part):
         default=False, description="The caller cannot interrupt the first thing the agent says."
     )
     interrupt_goodbye: bool = Field(
-        default=False, description="A caller who speaks during the goodbye takes the call back."
+        default=False, description="A caller who speaks or presses a key during the goodbye takes the call back."
     )
     lead_ms: int = Field(
         default=_defaults.lead_ms, ge=100, le=5000, description="How far ahead of the caller's ear audio is sent."

@@ -27,7 +27,7 @@ def textbook(samples: np.ndarray, from_hz: int, to_hz: int) -> list[int]:
 def test_the_block_product_is_the_textbook_filter_to_the_last_bit(from_hz, to_hz):
     matrix = toeplitz(from_hz=from_hz, to_hz=to_hz)
     samples = np.random.default_rng(3).integers(-32768, 32768, 5 * matrix.block_in)
-    push = Workspace(Scratch(matrix), 5)
+    push = Workspace(Scratch(matrix), 5, 1)
     push.history[: matrix.history] = 0
     push.history[matrix.history :] = samples
     push.filter()
