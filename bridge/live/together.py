@@ -1,7 +1,7 @@
 """Caller frames of many calls that came within one pass of the loop, put into their models' formats together.
 
-One product of matrices for five frames costs little more than half of five products, and a frame waits for it only
-until the pass is over. Apart, as at first and with few calls, every frame goes its own way at once.
+One product of matrices for five frames costs two thirds of five products, and a frame waits for it only until the pass
+is over. Apart, as at first and with few calls, every frame goes its own way at once.
 """
 
 from __future__ import annotations
