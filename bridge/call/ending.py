@@ -194,7 +194,7 @@ def caller_left(desk: Desk, event: ev.CallerLeft) -> None:
         desk.ledger.lose_stream(desk.at)
         desk.after("stream_back", _BACK_MS)
     else:
-        end(desk, EndReason.STREAM_LOST)
+        end(desk, EndReason.STREAM_LOST if state.ending is None else state.ending.reason)
 
 
 def stream_offered(desk: Desk, event: ev.StreamOffered) -> None:

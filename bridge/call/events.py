@@ -29,7 +29,7 @@ class StreamStarted(Event, frozen=True, tag=True, gc=False):
     stream_id: str
 
 
-class StreamOffered(Event, frozen=True, gc=False):
+class StreamOffered(Event, frozen=True, tag=True, gc=False):
     """The carrier asked what comes after its stream, and was given the way to another one."""
 
 
@@ -253,6 +253,7 @@ class DeadlineReached(Event, frozen=True, tag=True, gc=False):
 AnyEvent = (
     CallRouted
     | StreamStarted
+    | StreamOffered
     | CallerSpoke
     | CallerPressed
     | MarkReturned
@@ -272,6 +273,7 @@ AnyEvent = (
     | CallerSpeechStopped
     | CallerQuiet
     | CallerUnheard
+    | CallerPersists
     | CallerTurnEnded
     | CallerTranscribed
     | ToolRequested

@@ -93,5 +93,5 @@ class State(msgspec.Struct):
 
     @property
     def goes_on(self) -> bool:
-        """The caller is to hear more than a goodbye: the agent, or whom they are put through to in a moment."""
-        return self.ending is None or (self.ending.what == "transfer" and not self.ending.leaving)
+        """The caller is to hear more, be it a goodbye: the carrier has not been asked to take the call away."""
+        return self.ending is None or not self.ending.leaving

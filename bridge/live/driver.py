@@ -114,7 +114,7 @@ class Driver:
 
     @property
     def goes_on(self) -> bool:
-        """Nothing has ended it, and nobody has wished for more than a transfer that is not under way."""
+        """Nothing has ended it, and the carrier has not been asked to."""
         return not self.ended.done() and self.call.state.goes_on
 
     @property

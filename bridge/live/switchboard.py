@@ -32,8 +32,8 @@ from bridge.settings.plans import Directory, IncomingCall
 log = structlog.get_logger()
 
 _REMEMBERED: Final = 1000  # ended calls whose end can still be asked for
-_MOST_RESUMED: Final = 3  # of one call, in so many seconds
-_RESUMED_S: Final = 600.0
+_MOST_BREAKS: Final = 3  # of one call's streams, in so many seconds
+_BREAKS_S: Final = 60.0
 _GOODBYE_S: Final = 10.0
 _CUT_S: Final = 3.0  # a driver gives errands at the carrier two seconds
 _OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
@@ -62,7 +62,7 @@ class _Line:
     token: str = ""
     token_until: float = 0.0  # loop time
     task: asyncio.Task[EndReason] | None = None
-    resumed_at: list[float] = field(default_factory=list)  # when the carrier was given another stream; loop time
+    claimed_at: list[float] = field(default_factory=list)  # when its last streams came; loop time
 
 
 Watchers = Callable[[Driver], tuple[Sequence[Watcher], Sequence[Watcher]]]
@@ -179,24 +179,28 @@ class Switchboard:
         if account_id and line.account_id and account_id != line.account_id:
             return None
         line.token = ""
+        line.claimed_at.append(self._now)
         return line.driver
 
     def resume(self, carrier_call_id: str) -> Expected | None:
         """The carrier asks what comes after the stream of this call: another stream, where the call goes on.
 
-        The stream may have broken, or never have reached us. A call that asks again and again is over.
+        The stream may have broken, or never have reached us. Asked again before the stream is there, the answer is the
+        same. A call whose streams break again and again is over.
         """
         line = self._lines.get(carrier_call_id)
         if line is None or not line.driver.goes_on:
             return None
-        line.resumed_at = [at for at in line.resumed_at if self._now - at < _RESUMED_S]
-        if len(line.resumed_at) >= _MOST_RESUMED:
+        call_id = line.driver.plan.call_id
+        line.claimed_at = [at for at in line.claimed_at if self._now - at < _BREAKS_S]
+        if len(line.claimed_at) > _MOST_BREAKS:
+            log.warning("stream_breaks_too_often", call_id=call_id, times=len(line.claimed_at))
             line.driver.end(EndReason.STREAM_LOST)
             return None
-        line.resumed_at.append(self._now)
-        self._new_token(line)
+        if not line.token or self._now > line.token_until:
+            self._new_token(line)
         line.driver.deliver(ev.StreamOffered())
-        log.info("call_resumed", call_id=line.driver.plan.call_id, times=len(line.resumed_at))
+        log.info("call_resumed", call_id=call_id)
         return Expected(line.driver.plan.call_id, line.token)
 
     # ------------------------------------------------------------ a call goes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -50,6 +51,12 @@ def test_todays_core_makes_the_same_of_its_own_journal(path: Path, audio: Audio)
     assert book.call.over
     assert replay(path) is None
     assert len(path.read_text().splitlines()) > len(A_LIFE)
+
+
+def test_every_fact_can_be_read_back() -> None:
+    every = {kind for kind in ev.Event.__subclasses__() if kind.__module__ == ev.__name__}
+    assert set(get_args(ev.AnyEvent)) == every
+    assert all(kind.__struct_config__.tag for kind in every)
 
 
 def test_sound_is_its_length_unless_asked_for(path: Path, tmp_path: Path) -> None:
