@@ -8,7 +8,7 @@ documentation.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -328,21 +328,24 @@ class AgentFile(Part):
 
     @model_validator(mode="after")
     def _names_agree(self) -> AgentFile:
+        problems = list(self._disagreements())
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _disagreements(self) -> Iterator[str]:
         named = [tool if isinstance(tool, str) else tool.name for tool in self.tools]
-        for name in named:
+        for name in dict.fromkeys(named):
             if named.count(name) > 1:
-                raise ValueError(f"tool {name} is listed twice")
+                yield f"tool {name} is listed twice"
         for tool in self.tools:
             if isinstance(tool, str) and tool not in BUILTIN_TOOLS:
-                raise ValueError(
-                    f"tool {tool!r} is not built in (those are {', '.join(BUILTIN_TOOLS)}); describe it with a name"
-                )
+                yield f"tool {tool!r} is not built in (those are {', '.join(BUILTIN_TOOLS)}); describe it with a name"
             if isinstance(tool, Tool) and tool.filler and tool.filler not in self.clips:
-                raise ValueError(f"tool {tool.name}: filler {tool.filler!r} is not one of `clips`")
+                yield f"tool {tool.name}: filler {tool.filler!r} is not one of `clips`"
         if "transfer" in named and not self.transfer_targets:
-            raise ValueError("the transfer tool needs `transfer_targets`")
+            yield "the transfer tool needs `transfer_targets`"
         if isinstance(self.fallback, FallbackTransfer) and self.fallback.transfer not in self.transfer_targets:
-            raise ValueError(f"fallback: {self.fallback.transfer!r} is not one of `transfer_targets`")
+            yield f"fallback: {self.fallback.transfer!r} is not one of `transfer_targets`"
         if isinstance(self.fallback, FallbackMessage) and self.fallback.message not in self.clips:
-            raise ValueError(f"fallback: {self.fallback.message!r} is not one of `clips`")
-        return self
+            yield f"fallback: {self.fallback.message!r} is not one of `clips`"

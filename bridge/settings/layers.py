@@ -72,20 +72,9 @@ def secret_files(folder: str, wrong: list[str]) -> dict[str, str]:
 
 
 def from_variables(variables: Mapping[str, str], source: str, prefix: str, wrong: list[str]) -> Layer:
-    """Unknown names are mistakes here: pydantic-settings does not see a variable that no field asks for."""
+    """The settings among them; `unknown` names the others."""
     known = dict(variable_names(Settings))
-    usable: dict[str, str] = {}
-    for name, value in variables.items():
-        plain = name.upper()
-        if plain in known or _below_a_mapping(plain, known):
-            if value:
-                usable[plain] = value
-        else:
-            shown = plain if prefix else plain.removeprefix(ENV_PREFIX).lower()
-            names = known if prefix else [name.removeprefix(ENV_PREFIX).lower() for name in known]
-            wrong.append(
-                f"{source}: {shown}: there is no such setting{mistakes.nearest(shown, names) or '; delete it'}"
-            )
+    usable = {name.upper(): value for name, value in variables.items() if value and _is_known(name.upper(), known)}
     for name in ("BRIDGE_CONFIG", "BRIDGE_SECRETS"):
         usable.pop(name, None)
 
@@ -100,6 +89,22 @@ def from_variables(variables: Mapping[str, str], source: str, prefix: str, wrong
         return Layer(source, {}, place)
 
 
+def unknown(variables: Iterable[str], source: str, prefix: str) -> Iterator[str]:
+    """A sentence for each variable that no setting asks for: pydantic-settings does not see those."""
+
+    def written(name: str) -> str:
+        return (prefix + name).upper() if prefix else name
+
+    known = dict(variable_names(Settings))
+    names = [name.removeprefix(ENV_PREFIX).lower() for name in known]
+    for variable in variables:
+        if _is_known(variable.upper(), known):
+            continue
+        name = variable.upper().removeprefix(ENV_PREFIX).lower()
+        near = mistakes.nearest(name, names, written) or "; delete it"
+        yield f"{source}: {written(name)}: there is no such setting{near}"
+
+
 def variable_names(model: type[BaseModel], prefix: str = ENV_PREFIX) -> Iterator[tuple[str, bool]]:
     """Every variable the service knows; True where further names of the operator's own may follow after `__`."""
     for name, field in model.model_fields.items():
@@ -111,8 +116,9 @@ def variable_names(model: type[BaseModel], prefix: str = ENV_PREFIX) -> Iterator
             yield variable, "dict" in repr(annotation)
 
 
-def _below_a_mapping(variable: str, known: Mapping[str, bool]) -> bool:
-    return any(own_names and variable.startswith(name + "__") for name, own_names in known.items())
+def _is_known(variable: str, known: Mapping[str, bool]) -> bool:
+    below_a_mapping = any(own_names and variable.startswith(name + "__") for name, own_names in known.items())
+    return variable in known or below_a_mapping
 
 
 def from_yaml(path: Path, wrong: list[str]) -> Layer:
@@ -142,12 +148,15 @@ def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[mistakes.Path, 
     return merged, places
 
 
-def checked(merged: dict[str, Any], places: dict[mistakes.Path, str], wrong: list[str]) -> Settings | None:
+def checked(
+    merged: dict[str, Any], places: dict[mistakes.Path, str], wrong: list[str]
+) -> tuple[Settings, frozenset[str | int]]:
+    """The settings, and which of them (or which group) hold a mistake and stand at their default because of it."""
     try:
-        return Settings(**merged)
+        return Settings(**merged), frozenset()
     except ValidationError as error:
         wrong += mistakes.of_validation(error, Settings, places, default="bridge.yaml")
-        return None
+        return Settings(**mistakes.without(merged, error)), frozenset(detail["loc"][0] for detail in error.errors())
 
 
 def strings_at_secret_fields(merged: Mapping[str, Any]) -> tuple[str, ...]:

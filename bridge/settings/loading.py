@@ -34,11 +34,13 @@ from bridge.settings.layers import (
     secret_files,
     secret_keys,
     strings_at_secret_fields,
+    unknown,
 )
 from bridge.settings.service import ENV_PREFIX, Settings
 from bridge.settings.services import check_services
 
 _SAMPLE = Path(__file__).with_name("sample")  # in a wheel; a checkout has its own `config` beside the package
+_REMEDY_FOR_CLIPS = "Give a WAV file, its name relative to this file"
 # as Twilio writes who was called: +15550123, sip:desk@pbx.example, client:desk
 _NUMBER = re.compile(r"\+[0-9]+\*?[0-9]*|\+?\*[^\s*]*|[A-Za-z][^\s*]*\*?[^\s*]*")
 
@@ -61,35 +63,39 @@ def load(
         dotenv = dotenv or Path(".env")
     wrong: list[str] = []
     from_dotenv = ours_of(read_dotenv(dotenv, wrong)) if dotenv else {}
-    variables = {**from_dotenv, **ours_of(env)}
+    from_env = ours_of(env)
+    variables = {**from_dotenv, **from_env}
     folder = _config_folder(config, variables, wrong)
+    from_secrets = secret_files(variables.get("BRIDGE_SECRETS", ""), wrong)
 
     layers = [
         Layer("a given setting", dict(given or {})),
-        from_variables(ours_of(env), "the environment", ENV_PREFIX, wrong),
+        from_variables(from_env, "the environment", ENV_PREFIX, wrong),
         from_variables(from_dotenv, str(dotenv), ENV_PREFIX, wrong),
-        from_variables(secret_files(variables.get("BRIDGE_SECRETS", ""), wrong), "the secrets folder", "", wrong),
+        from_variables(from_secrets, "the secrets folder", "", wrong),
         from_yaml(folder / "bridge.yaml", wrong) if folder else Layer("bridge.yaml", {}),
     ]
+    known = _profiles(folder / "profiles.yaml", wrong) if folder else {}
+    all_read = not wrong  # else what seems to be missing may stand where nothing could be read
+    wrong += unknown(from_env, "the environment", ENV_PREFIX)
+    wrong += unknown(from_dotenv, str(dotenv), ENV_PREFIX)
+    wrong += unknown(from_secrets, "the secrets folder", "")
     merged, places = merge(layers)
     merged["config"] = folder or Path()
-    settings = checked(merged, places, wrong)
-    secrets = settings.all_secrets() if settings else strings_at_secret_fields(merged)
+    settings, doubtful = checked(merged, places, wrong)
 
+    secrets = (*settings.all_secrets(), *strings_at_secret_fields(merged))
     agents = _agents(folder / "agents", secrets, wrong) if folder else {}
     numbers = _numbers(folder / "numbers.yaml", agents, wrong) if folder else {}
-    known = _profiles(folder / "profiles.yaml", wrong) if folder else {}
-    if settings is None or wrong:
-        if settings is not None:
-            _check_agents_exist(settings, agents, wrong)
-        raise ConfigError(wrong)
 
     settings._agents = {name: agent for name, agent in agents.items() if agent is not None}
     settings._numbers = numbers
     settings._profiles = known
     settings._plain_secrets = tuple(secret_keys(layers[-1].values, Settings))
-    _check_agents_exist(settings, agents, wrong)
-    wrong += check_services(settings)
+    if all_read and "default_agent" not in doubtful:
+        wrong += _no_such_agent(settings, agents)
+    if all_read and not {"realtime", "services"} & doubtful:
+        wrong += check_services(settings)
     if wrong:
         raise ConfigError(wrong)
     return settings
@@ -206,21 +212,23 @@ def _agents(folder: Path, secrets: Iterable[str], wrong: list[str]) -> dict[str,
         if len(wrong) > before:
             continue
         try:
-            agent = AgentFile.model_validate(document)
+            found[file.stem] = AgentFile.model_validate(document)
         except ValidationError as error:
             wrong += mistakes.of_validation(error, AgentFile, {}, default=str(file))
-            continue
-        found[file.stem] = agent
-        wrong += _silent_clips(file, agent)
+        wrong += _silent_clips(file, document.get("clips"))
     return found
 
 
-def _silent_clips(file: Path, agent: AgentFile) -> Iterator[str]:
-    for name, clip in agent.clips.items():
+def _silent_clips(file: Path, clips: Any) -> Iterator[str]:
+    for name, clip in clips.items() if isinstance(clips, dict) else ():
+        if not isinstance(clip, str):
+            continue  # said already
         try:
             load_prompt(file.parent / clip, MULAW_8K)
-        except (UsageError, OSError) as error:
-            yield f"{file}: clips.{name}: {error}. Give a WAV file, its name relative to this file"
+        except UsageError as error:
+            yield f"{file}: clips.{name}: {error}. {_REMEDY_FOR_CLIPS}"
+        except OSError as error:
+            yield f"{file}: clips.{name} = {clip!r}: {error.strerror}. {_REMEDY_FOR_CLIPS}"
 
 
 def _numbers(path: Path, agents: Mapping[str, Any], wrong: list[str]) -> dict[str, str]:
@@ -247,7 +255,7 @@ def _profiles(path: Path, wrong: list[str]) -> dict[str, profiles.Profile]:
         return dict(profiles.builtin())
 
 
-def _check_agents_exist(settings: Settings, agents: Mapping[str, Any], wrong: list[str]) -> None:
+def _no_such_agent(settings: Settings, agents: Mapping[str, Any]) -> Iterator[str]:
     if agents and settings.default_agent not in agents:
         near = mistakes.nearest(settings.default_agent, agents) or f"; there are {', '.join(agents)}"
-        wrong.append(f"default_agent = {settings.default_agent!r}: there is no such agent{near}")
+        yield f"default_agent = {settings.default_agent!r}: there is no such agent{near}"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -49,10 +49,10 @@ def planted_keys(text: str, *, source: str, secrets: Collection[str] = ()) -> It
             )
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean x?`, or nothing."""
+def nearest(name: str, known: Iterable[str], written: Callable[[str], str] = str) -> str:
+    """`; did you mean x?` with x as it is `written`, or nothing."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {found[0]}?" if found else ""
+    return f"; did you mean {written(found[0])}?" if found else ""
 
 
 def key_of(path: Sequence[str | int]) -> str:
@@ -64,11 +64,46 @@ def of_validation(
 ) -> list[str]:
     """One line per mistake. `places` says for a path where its value came from; `default` is for the rest."""
     lines: dict[str, None] = {}
-    for detail in error.errors(include_url=False, include_context=False):
-        path, field, siblings = _resolve(model, detail["loc"])
+    found = [
+        (detail, _resolve(model, detail["loc"])) for detail in error.errors(include_url=False, include_context=False)
+    ]
+    for detail, (path, field, siblings, _) in _of_the_likeliest_branch(found):
         place = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), default)
         lines[f"{place}: {_sentence(detail, path, field, siblings)}"] = None
     return list(lines)
+
+
+def without(values: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:
+    """A copy that lacks what the error is about: the value itself, of a list the whole list."""
+    rest = _copy(values)
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        here: Any = rest
+        wrong: tuple[dict[str, Any], str] | None = None
+        for step in detail["loc"]:
+            if isinstance(step, str) and isinstance(here, dict) and step in here:
+                wrong, here = (here, step), here[step]
+        if wrong:
+            wrong[0].pop(wrong[1])
+    return rest
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def _of_the_likeliest_branch(found: list[tuple[ErrorDetails, _Place]]) -> Iterator[tuple[ErrorDetails, _Place]]:
+    """What does not fit a union is told of each of its branches: leave the one that is nearest to what was written."""
+    groups: dict[Path, dict[str | int, list[tuple[ErrorDetails, _Place]]]] = {}
+    for detail, place in found:
+        loc = detail["loc"]
+        split = place.branch if place.branch is not None else len(loc)
+        branch = loc[split] if split < len(loc) else ""
+        groups.setdefault(loc[:split], {}).setdefault(branch, []).append((detail, place))
+    for prefix, branches in groups.items():
+        inside = [told for told in branches.values() if all(len(detail["loc"]) > len(prefix) + 1 for detail, _ in told)]
+        least = min(map(len, inside), default=0)
+        near = [told for told in inside if len(told) == least] or [next(iter(branches.values()))]
+        yield from (one for told in near for one in told)
 
 
 def _sentence(detail: ErrorDetails, path: Path, field: FieldInfo | None, siblings: Collection[str]) -> str:
@@ -100,16 +135,20 @@ def is_secret(field: FieldInfo) -> bool:
     return "SecretStr" in repr(field.annotation)
 
 
-def _resolve(model: type[BaseModel], loc: Path) -> tuple[Path, FieldInfo | None, Collection[str]]:
-    """The path as written in the file, the field it names, and the names that would have been possible there.
+class _Place(NamedTuple):
+    path: Path  # as written in the file
+    field: FieldInfo | None
+    siblings: Collection[str]  # the names that would have been possible there
+    branch: int | None  # where in the location the branch of a union stands
 
-    Pydantic puts the branch of a union into the location as well ("function-before...", a model's name): those are
-    left out.
-    """
+
+def _resolve(model: type[BaseModel], loc: Path) -> _Place:
+    """Pydantic puts a union's branch into the location as well ("function-before...", a model's name): left out."""
     path: list[str | int] = []
     field: FieldInfo | None = None
     models: list[type[BaseModel]] = [model]
-    for step in loc:
+    branch: int | None = None
+    for index, step in enumerate(loc):
         names = {name: info for m in models for name, info in m.model_fields.items()}
         if isinstance(step, str) and step in names:
             field = names[step]
@@ -118,8 +157,10 @@ def _resolve(model: type[BaseModel], loc: Path) -> tuple[Path, FieldInfo | None,
         elif isinstance(step, int) or not _is_branch(step, field):
             path.append(step)
             if not isinstance(step, int) and not _is_mapping(field):
-                return tuple(path), None, names
-    return tuple(path), field, {name for m in models for name in m.model_fields}
+                return _Place(tuple(path), None, names, branch)
+        elif branch is None:
+            branch = index
+    return _Place(tuple(path), field, {name for m in models for name in m.model_fields}, branch)
 
 
 def _is_branch(step: str, field: FieldInfo | None) -> bool:

@@ -8,6 +8,7 @@ documentation and of error messages.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +33,14 @@ def _address(value: str) -> str:
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ValueError("must not hold a user name, a password, a query or a fragment")
     return value.rstrip("/")
+
+
+def _before_our_paths(value: str) -> str:
+    """An address as `_address` gives it."""
+    own = re.search(r"/twilio/\w+$", value)
+    if own:
+        raise ValueError(f"must end before {own.group()}, which is ours to add")
+    return value
 
 
 def _listed(value: Any) -> Any:
@@ -163,7 +172,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The interface to listen on; 0.0.0.0 for all of them.")
     port: int = Field(default=8080, ge=0, le=65_535, description="The port to listen on; 0: any free one.")
     workers: int = Field(default=1, ge=1, le=64, description="Worker processes, each with its own event loop.")
-    public_url: Address = Field(
+    public_url: Annotated[Address, AfterValidator(_before_our_paths)] = Field(
         default="",
         description="Where the carrier reaches this service, https://...; signatures cover it. Empty: this machine.",
     )

@@ -21,7 +21,7 @@ def welcome(console: Console, settings: Settings, port: int, directory: Director
 
 
 def summary(console: Console, settings: Settings, directory: Directory) -> None:
-    """Who answers which number, through which model service; and what is unsafe."""
+    """Who answers which number, through which model service; what keeps calls away, and what is unsafe."""
     table = Table(title=None, box=None, header_style="bold", pad_edge=False)
     for column in ("agent", "numbers", "model service", "model", "at"):
         table.add_column(column)
@@ -38,6 +38,13 @@ def summary(console: Console, settings: Settings, directory: Directory) -> None:
                 target.where,
             )
     console.print(table)
+    if settings.is_public and settings.twilio.validate_signatures and not settings.twilio.secrets:
+        console.print(
+            "[red]No call will get through:[/] BRIDGE_TWILIO__AUTH_TOKEN is not set, so every webhook that comes to "
+            "BRIDGE_PUBLIC_URL is refused (403). Set it to your account's auth token.",
+            highlight=False,
+            soft_wrap=True,
+        )
     for sentence in insecure(settings):
         console.print(f"[yellow]Unsafe:[/] {sentence}", highlight=False, soft_wrap=True)
 

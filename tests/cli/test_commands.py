@@ -312,6 +312,15 @@ def test_serve_says_where_it_listens_and_what_to_do_next(run_visited: Run) -> No
     assert "<that address>/twilio/voice" in next_steps and "Ctrl-C ends it" in next_steps
 
 
+def test_a_public_service_without_the_carriers_token_is_told_that_no_call_gets_through(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_PUBLIC_URL", "https://bridge.example.test")
+    assert "No call will get through: BRIDGE_TWILIO__AUTH_TOKEN is not set" in run("check")[1]
+    monkeypatch.setenv("BRIDGE_TWILIO__AUTH_TOKEN", "the-token")
+    assert "No call will get through" not in run("check")[1]
+
+
 def test_serve_has_nothing_to_add_where_everything_is_set(run_visited: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRIDGE_PUBLIC_URL", "https://bridge.example.test")
     monkeypatch.setenv("BRIDGE_TWILIO__AUTH_TOKEN", "the-token")

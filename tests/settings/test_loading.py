@@ -100,6 +100,65 @@ def test_all_mistakes_are_said_at_once_each_with_its_place_and_remedy(folder: Fo
     assert not unexpected
 
 
+def test_how_values_fit_together_is_judged_in_the_same_reading(folder: Folder) -> None:
+    folder.write("bridge.yaml", "services: {backup: {profile: lokal}}\n")
+    folder.write("agents/front-desk.yaml", AGENT + "clips: {hold: nowhere.wav}\nlead_ms: 5\n")
+    folder.write("agents/other.yaml", AGENT + "model: {failover: [bakup]}\n")
+    said = folder.mistakes({"BRIDGE_PORT": "x", "BRIDGE_FOO": "1", "BRIDGE_DEFAULT_AGENT": "oter"})
+    for place, remedy in [
+        ("the environment, BRIDGE_PORT: port = 'x'", "The port"),
+        ("the environment: BRIDGE_FOO: there is no such setting", "delete it"),
+        ("default_agent = 'oter'", "did you mean other?"),
+        ("services.backup.profile = 'lokal'", "did you mean local?"),
+        ("agents/other.yaml: model: there is no service 'bakup'", "did you mean backup?"),
+        ("agents/front-desk.yaml: lead_ms = 5", "How far ahead"),
+        ("agents/front-desk.yaml: clips.hold = 'nowhere.wav': No such file", "Give a WAV file"),
+    ]:
+        assert any(line.startswith(place) and remedy in line for line in said), (place, said)
+    assert len(said) == 7, said
+
+
+@pytest.mark.parametrize(
+    ("yaml", "env", "said"),
+    [
+        ("services: {backup: 5}\n", {}, "services.backup"),
+        ("services: {backup: {profile: []}}\n", {}, "services.backup.profile"),
+        ("services: [\n", {}, "not YAML"),
+        ("services: {backup: {profile: local}}\ndefault_agent: []\n", {}, "default_agent"),
+        ("", {"BRIDGE_SERVICES": "x"}, "must be JSON"),
+    ],
+)
+def test_nothing_is_missed_because_a_mistake_kept_it_from_being_read(
+    folder: Folder, yaml: str, env: dict[str, str], said: str
+) -> None:
+    folder.write("bridge.yaml", yaml)
+    folder.write("agents/front-desk.yaml", AGENT + "model: {failover: [backup]}\n")
+    (only,) = folder.mistakes(env)
+    assert said in only
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("barge_in: {after_ms: -4}", ["barge_in.after_ms = -4"]),
+        ("barge_in: {after: 4}", ["barge_in.after_ms: missing", "barge_in.after: there is no such setting"]),
+        ("barge_in: sometimes", ["barge_in = 'sometimes'"]),
+        ("fallback: {message: 5}", ["fallback.message = 5"]),
+        ("fallback: {}", ["fallback.transfer: missing", "fallback.message: missing"]),
+        ("tools: [{name: f, description: d}]", ["tools.0.python: missing"]),
+        ("tools: [fly, transfer]", ["the file: tool 'fly' is not built in"]),
+    ],
+)
+def test_of_what_may_be_written_in_several_ways_the_nearest_is_judged(
+    folder: Folder, text: str, said: list[str]
+) -> None:
+    folder.write("agents/front-desk.yaml", AGENT + text)
+    found = folder.mistakes()
+    assert [line.startswith(f"agents/front-desk.yaml: {start}") for line, start in zip(found, said, strict=True)] == [
+        True
+    ] * len(said), found
+
+
 def test_a_value_from_the_secrets_folder_or_dotenv_is_named_with_its_place(folder: Folder, tmp_path: Path) -> None:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
@@ -255,7 +314,17 @@ def test_a_table_in_one_variable_must_be_json(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["bridge.example.com", "ftp://a", "https://", "https://a/?b=c", "https://a/#b", "https://user:pass@a"]
+    "url",
+    [
+        "bridge.example.com",
+        "ftp://a",
+        "https://",
+        "https://a/?b=c",
+        "https://a/#b",
+        "https://user:pass@a",
+        "https://a/twilio/voice",
+        "https://a/phone/twilio/status/",
+    ],
 )
 def test_a_public_url_is_an_address_and_nothing_more(folder: Folder, url: str) -> None:
     (said,) = folder.mistakes({"BRIDGE_PUBLIC_URL": url})
