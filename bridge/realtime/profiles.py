@@ -257,7 +257,7 @@ def _address(given: str, profile: Profile, *, allow_plain: bool) -> str:
         raise UsageError(f"profile {profile.name}: {error}") from None
     scheme = {"https": "wss", "http": "ws"}.get(parts.scheme, parts.scheme)
     host = parts.hostname or ""
-    shown = f"{scheme}://{host}{parts.path}"
+    shown = f"{parts.scheme}://{host}{parts.path}"
     if scheme not in ("ws", "wss") or not host:
         raise UsageError(f"profile {profile.name}: {shown!r} is not a WebSocket address; write wss://host/path")
     if parts.username is not None or parts.password is not None:

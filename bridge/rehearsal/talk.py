@@ -329,6 +329,8 @@ async def play(settings: Settings, agent: str, console: Console, *, heard: Path,
         raise UsageError(f"{heard} cannot be read: {error.strerror}") from None
     if not len(samples):
         raise UsageError(f"{heard} holds no sound at all. Give a recording of somebody who speaks")
+    if said.exists() and said.samefile(heard):
+        raise UsageError(f"{said} is what the agent hears. Name another file for its answer")
     can_write(said, "--wav")
     async with _session(settings, agent, console, spoken=True, toolbox=toolbox) as conversation:
         if samples.ndim > 1:
