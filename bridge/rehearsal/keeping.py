@@ -24,9 +24,13 @@ def can_fill(folder: Path, option: str) -> None:
         raise UsageError(f"{option} {folder}: {error.strerror}. Name a folder that can be written") from None
 
 
-def can_write(file: Path, option: str) -> None:
-    """Raises UsageError where `file` cannot be written. One that is there keeps what it holds."""
+def can_write(file: Path, option: str, *, besides: Path | None = None) -> None:
+    """Raises UsageError where `file` cannot be written, or is the file `besides` that is being read. One that is there
+    keeps what it holds.
+    """
     try:
+        if besides is not None and file.exists() and file.samefile(besides):
+            raise UsageError(f"{option} {file}: that is the file to be read. Name another one to write")
         if file.exists():
             file.open("ab").close()
         else:

@@ -329,9 +329,7 @@ async def play(settings: Settings, agent: str, console: Console, *, heard: Path,
         raise UsageError(f"{heard} cannot be read: {error.strerror}") from None
     if not len(samples):
         raise UsageError(f"{heard} holds no sound at all. Give a recording of somebody who speaks")
-    if said.exists() and said.samefile(heard):
-        raise UsageError(f"{said} is what the agent hears. Name another file for its answer")
-    can_write(said, "--wav")
+    can_write(said, "--wav", besides=heard)
     async with _session(settings, agent, console, spoken=True, toolbox=toolbox) as conversation:
         if samples.ndim > 1:
             samples = samples.mean(axis=1).astype(np.int16)

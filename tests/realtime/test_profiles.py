@@ -212,7 +212,7 @@ def test_an_address_that_cannot_be_used_is_refused_without_showing_it_whole(url:
         Target(builtin()["openai"], f"{url}?api_key={KEY}", KEY)
     assert KEY not in str(caught.value)
     assert "password" not in str(caught.value) or "name or password" in str(caught.value)
-    assert f" {url.partition('://')[0]}:" in str(caught.value).replace("'", " ") or "://" not in url
+    assert url.partition("//")[0] in str(caught.value)  # as it was given
 
 
 def test_plain_text_to_another_machine_needs_an_explicit_word() -> None:

@@ -190,7 +190,7 @@ async def test_a_file_without_sound_or_a_place_for_the_answer_is_refused_before_
         await play("ws://127.0.0.1:9/v1/realtime", tmp_path, np.zeros(80, np.int16), 8000)
     (tmp_path / "out.wav").rmdir()
     (tmp_path / "out.wav").symlink_to(tmp_path / "in.wav")
-    with pytest.raises(UsageError, match=r"out\.wav is what the agent hears\. Name another file"):
+    with pytest.raises(UsageError, match=r"--wav .*out\.wav: that is the file to be read\. Name another"):
         await play("ws://127.0.0.1:9/v1/realtime", tmp_path, np.zeros(80, np.int16), 8000)
 
 
