@@ -239,5 +239,6 @@ def on_stream_wait(desk: Desk) -> None:
 
 
 def on_first_media(desk: Desk) -> None:
-    if desk.state.last_frame_at is None:
+    heard_at = desk.state.last_frame_at
+    if heard_at is None or desk.at - heard_at >= desk.policies.first_media_s * 1000:
         end(desk, EndReason.NEVER_STARTED)

@@ -26,11 +26,8 @@ def stream_started(desk: Desk, event: ev.StreamStarted) -> None:
     elif timers.running("stream_back"):
         timers.stop("stream_back")
         desk.note("stream_back")
-        if state.last_frame_at is None:
-            desk.after("first_media", policies.first_media_s * 1000)
     elif not timers.running("limit"):
         timers.stop("stream_wait")
-        desk.after("first_media", policies.first_media_s * 1000)
         if policies.max_call_s:
             desk.after("limit", policies.max_call_s * 1000)
             if 0 < policies.warn_before_end_s < policies.max_call_s:
@@ -38,6 +35,7 @@ def stream_started(desk: Desk, event: ev.StreamStarted) -> None:
         idle_s = policies.idle_prompt_after_s or policies.idle_hang_up_after_s
         if idle_s:
             desk.after("idle", idle_s * 1000)
+    desk.after("first_media", policies.first_media_s * 1000)
     state.stream_id = event.stream_id
     desk.active()
     desk.ledger.new_stream(desk.at)
