@@ -35,6 +35,8 @@ _REMEMBERED: Final = 1000  # ended calls whose end can still be asked for
 _MOST_BREAKS: Final = 3  # of one call's streams, in so many seconds
 _BREAKS_S: Final = 60.0
 _GOODBYE_S: Final = 10.0
+_ASKED_S: Final = 1.5  # within which a carrier asks what comes after a stream that has closed
+_LOOK_S: Final = 0.05
 _CUT_S: Final = 3.0  # a driver gives errands at the carrier two seconds
 _OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 
@@ -62,7 +64,17 @@ class _Line:
     token: str = ""
     token_until: float = 0.0  # loop time
     task: asyncio.Task[EndReason] | None = None
-    claimed_at: list[float] = field(default_factory=list)  # when its last streams came; loop time
+    claimed: bool = False  # a stream has come
+    broken_at: list[float] = field(default_factory=list)  # when another came in the place of one; loop time
+
+
+@dataclass(slots=True)
+class _Over:
+    """A call that has ended."""
+
+    handed_on_to: str
+    at: float  # loop time
+    will_ask: bool  # the carrier has not asked yet what comes after its stream
 
 
 Watchers = Callable[[Driver], tuple[Sequence[Watcher], Sequence[Watcher]]]
@@ -97,7 +109,7 @@ class Switchboard:
         self._circuits = Circuits()
         self.together = Together()
         self._lines: dict[str, _Line] = {}  # by carrier call id
-        self._over: dict[str, tuple[EndReason, str]] = {}  # why it ended, and whom it was handed on to
+        self._over: dict[str, _Over] = {}  # by carrier call id
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -145,7 +157,7 @@ class Switchboard:
         self._empty.clear()
         line.task = asyncio.create_task(driver.run(), name=f"call {plan.call_id}")
         line.task.add_done_callback(lambda task: self._gone(line, task))
-        log.info("call_expected", call_id=plan.call_id, agent=plan.agent.name)
+        log.info("call_expected", call_id=plan.call_id, carrier_call_id=plan.carrier_call_id, agent=plan.agent.name)
         return Expected(plan.call_id, line.token)
 
     def _driver(self, plan: CallPlan, targets: Sequence[Target]) -> Driver:
@@ -179,7 +191,9 @@ class Switchboard:
         if account_id and line.account_id and account_id != line.account_id:
             return None
         line.token = ""
-        line.claimed_at.append(self._now)
+        if line.claimed:
+            line.broken_at.append(self._now)
+        line.claimed = True
         return line.driver
 
     def resume(self, carrier_call_id: str) -> Expected | None:
@@ -192,9 +206,9 @@ class Switchboard:
         if line is None or not line.driver.goes_on:
             return None
         call_id = line.driver.plan.call_id
-        line.claimed_at = [at for at in line.claimed_at if self._now - at < _BREAKS_S]
-        if len(line.claimed_at) > _MOST_BREAKS:
-            log.warning("stream_breaks_too_often", call_id=call_id, times=len(line.claimed_at))
+        line.broken_at = [at for at in line.broken_at if self._now - at < _BREAKS_S]
+        if len(line.broken_at) >= _MOST_BREAKS:
+            log.warning("stream_breaks_too_often", call_id=call_id, times=len(line.broken_at) + 1)
             line.driver.end(EndReason.STREAM_LOST)
             return None
         if not line.token or self._now > line.token_until:
@@ -215,18 +229,24 @@ class Switchboard:
             line.driver.end(EndReason.BUG)
         line.driver.end(EndReason.DRAINED)  # a task cancelled before its first step
         reason = line.driver.ended.result()
-        self._over[line.carrier_call_id] = (reason, line.driver.handed_on_to)
+        will_ask = line.claimed and reason is not EndReason.CALLER_LEFT
+        self._over[line.carrier_call_id] = _Over(line.driver.handed_on_to, self._now, will_ask)
         if len(self._over) > _REMEMBERED:
             del self._over[next(iter(self._over))]
-        log.info("call_ended", call_id=line.driver.plan.call_id, reason=reason.value)
+        plan = line.driver.plan
+        log.info("call_ended", call_id=plan.call_id, carrier_call_id=plan.carrier_call_id, reason=reason.value)
         if self._ended is not None:
             self._ended(line.driver, reason)
 
     def ended_by_status(self, carrier_call_id: str, status: str) -> None:
         """The carrier's status callback. Only a final status says anything new."""
-        line = self._lines.get(carrier_call_id)
-        if line is not None and status in _OVER:
+        line, over = self._lines.get(carrier_call_id), self._over.get(carrier_call_id)
+        if status not in _OVER:
+            return
+        if line is not None:
             line.driver.deliver(ev.CallerLeft("status"))
+        if over is not None:
+            over.will_ask = False
 
     def find(self, carrier_call_id: str) -> Driver | None:
         line = self._lines.get(carrier_call_id)
@@ -237,7 +257,11 @@ class Switchboard:
         line = self._lines.get(carrier_call_id)
         if line is not None:
             return line.driver.hands_on_to
-        return self._over.get(carrier_call_id, (EndReason.CALLER_LEFT, ""))[1]
+        over = self._over.get(carrier_call_id)
+        if over is None:
+            return ""
+        over.will_ask = False
+        return over.handed_on_to
 
     async def drain(self, grace_s: float) -> None:
         """Take no more calls, and be without calls when `grace_s` is over.
@@ -246,18 +270,25 @@ class Switchboard:
         """
         self._draining = True
         goodbye_s = min(_GOODBYE_S, grace_s / 3)
-        if await self._empty_within(grace_s - goodbye_s):
-            return
-        for line in list(self._lines.values()):
-            line.driver.deliver(ev.HangUpWished("drain"))
-        if await self._empty_within(goodbye_s):
-            return
+        if not await self._empty_within(grace_s - goodbye_s):
+            for line in list(self._lines.values()):
+                line.driver.deliver(ev.HangUpWished("drain"))
+            if not await self._empty_within(goodbye_s):
+                await self._cut_off()
+        await self._last_questions()
+
+    async def _cut_off(self) -> None:
         for line in list(self._lines.values()):
             line.driver.end(EndReason.DRAINED)
         if not await self._empty_within(_CUT_S):
             for line in list(self._lines.values()):
                 assert line.task is not None, "a line has a task from its first moment"
                 line.task.cancel()
+
+    async def _last_questions(self) -> None:
+        """Carriers ask what comes after a stream that has closed; one that finds nobody plays its caller an error."""
+        while any(over.will_ask and self._now - over.at < _ASKED_S for over in self._over.values()):
+            await asyncio.sleep(_LOOK_S)
 
     async def _empty_within(self, limit_s: float) -> bool:
         try:

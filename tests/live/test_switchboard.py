@@ -288,8 +288,9 @@ def test_a_call_that_goes_on_without_its_stream_is_given_another(run: Callable[.
     run(main)
 
 
+@pytest.mark.parametrize("age_s", [0, 7])
 def test_a_call_whose_streams_break_again_and_again_is_over(
-    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch, age_s: float
 ) -> None:
     monkeypatch.setattr("bridge.live.switchboard._BREAKS_S", 6.0)  # no caller is silent for a minute
 
@@ -303,6 +304,7 @@ def test_a_call_whose_streams_break_again_and_again_is_over(
             assert office.board.claim(again.token, "CA1") is driver
             driver.attach(FakePhone(), "MZ")
 
+        await asyncio.sleep(age_s)
         for _ in range(3):
             breaks()
         await asyncio.sleep(6)
@@ -311,10 +313,7 @@ def test_a_call_whose_streams_break_again_and_again_is_over(
         await settle()
         assert not office.ended
         driver.deliver(ev.CallerLeft("closed"))
-        assert office.board.resume("CA1") is not None, "the first of these are from before"
-        breaks_now = office.board.claim(office.board.resume("CA1").token, "CA1")  # type: ignore[union-attr]  # live
-        assert breaks_now is driver
-        assert office.board.resume("CA1") is None
+        assert office.board.resume("CA1") is None, "the fourth"
         await settle()
         assert office.ended == [("CA1", EndReason.STREAM_LOST)], "the carrier is told to hang up"
 
@@ -460,6 +459,45 @@ def test_a_call_that_does_not_end_by_itself_is_cut_off_when_the_grace_is_over(
         assert not leftovers()
 
     run(main, outside=Never())
+
+
+@pytest.mark.parametrize("asks", ["resume", "status", "nothing"])
+def test_a_carrier_still_finds_somebody_to_ask_what_comes_after_the_last_call(
+    run: Callable[..., None], asks: str
+) -> None:
+    async def main(office: Office) -> None:
+        loop = asyncio.get_running_loop()
+        office.connect()
+        await settle()
+        began = loop.time()
+        draining = asyncio.ensure_future(office.board.drain(0))
+        while not office.ended:
+            await asyncio.sleep(0.01)
+        ended_s = loop.time() - began
+        await asyncio.sleep(0.3)
+        assert not draining.done()
+        if asks == "resume":
+            assert office.board.handed_on_to("CA1") == ""
+        elif asks == "status":
+            office.board.ended_by_status("CA1", "completed")
+        await draining
+        waited_s = loop.time() - began - ended_s
+        assert waited_s < 0.4 if asks != "nothing" else 1.4 < waited_s < 1.6
+
+    run(main)
+
+
+def test_nobody_is_waited_for_whose_caller_has_hung_up_or_never_came(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, _ = office.connect()
+        office.expect("CA2")
+        driver.deliver(ev.CallerLeft("stop"))
+        await settle()
+        began = asyncio.get_running_loop().time()
+        await office.board.drain(0)
+        assert len(office.ended) == 2 and asyncio.get_running_loop().time() - began < 0.1
+
+    run(main)
 
 
 def test_three_hundred_short_calls_leave_nothing_behind(run: Callable[..., None]) -> None:
