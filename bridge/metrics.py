@@ -28,18 +28,20 @@ _MOST_NOTES = 64  # kinds of notes; the core has fewer, and a label may not grow
 
 
 # Facts that come many times a second and count for nothing themselves; what is played because of them does.
-_MANY = frozenset({ev.ModelSpoke, ev.ModelSaid, ev.MarkReturned, ev.WordTimed, ev.DeadlineReached})
+_MANY = frozenset({ev.ModelSaid, ev.MarkReturned, ev.WordTimed, ev.DeadlineReached})
 
 
 class _Watched:
     """What has to be remembered of one call between two facts."""
 
-    __slots__ = ("agent", "began_ms", "speech_stopped_ms")
+    __slots__ = ("agent", "answer", "began_ms", "item", "speech_stopped_ms")
 
     def __init__(self, agent: str, began_ms: float) -> None:
         self.agent = agent
         self.began_ms = began_ms
         self.speech_stopped_ms: float | None = None
+        self.item = ""  # of the model's, heard from last
+        self.answer = ""  # the first item that came after the caller's speech
 
 
 class Metrics:
@@ -83,7 +85,11 @@ class Metrics:
         if call is None:
             call = self._calls[plan.call_id] = _Watched(plan.agent.name, now)
             self._begun.labels(call.agent).inc()
-        if type(event) not in _MANY:
+        if type(event) is ev.ModelSpoke:
+            if event.item_id != call.item:
+                call.item = event.item_id
+                call.answer = call.answer or event.item_id
+        elif type(event) not in _MANY:
             self._saw(call, now, event)
         for action in actions:
             if type(action) is not do.PlaceMark:
@@ -92,7 +98,7 @@ class Metrics:
     def _saw(self, call: _Watched, now: float, event: ev.Event) -> None:
         match event:
             case ev.CallerSpeechStopped():
-                call.speech_stopped_ms = now
+                call.speech_stopped_ms, call.answer = now, ""
             case ev.CallerSpeechStarted():
                 call.speech_stopped_ms = None
             case ev.ResponseEnded():
@@ -110,8 +116,8 @@ class Metrics:
 
     def _asked(self, call_id: str, call: _Watched, now: float, action: do.Action) -> None:
         match action:
-            case do.PlayAudio():
-                if call.speech_stopped_ms is not None:
+            case do.PlayAudio():  # neither a clip nor the rest of what was said before is the answer
+                if call.speech_stopped_ms is not None and action.item_id and action.item_id == call.answer:
                     self._answer.labels(call.agent).observe((now - call.speech_stopped_ms) / 1000)
                     call.speech_stopped_ms = None
             case do.ClearPlayback():

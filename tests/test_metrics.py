@@ -1,5 +1,7 @@
 """Metrics from a stream of (now, event, actions), as the driver shows it."""
 
+import pytest
+
 from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.call.plan import AgentPlan, CallPlan, CarrierCapabilities, ModelCapabilities, SessionPlan
@@ -31,8 +33,8 @@ def a_call(metrics: Metrics, call_id: str = "call-1") -> None:
     steps: list[tuple[float, ev.Event, list[do.Action]]] = [
         (0.0, ev.StreamStarted("MZ1"), [do.OpenModel(1, 0)]),
         (1000.0, ev.CallerSpeechStopped(), []),
-        (1400.0, ev.ModelSpoke("r1", "i1", 0, b"\xff" * 800, 100.0), [do.PlayAudio(b"\xff" * 800, 100.0)]),
-        (1500.0, ev.ModelSpoke("r1", "i1", 0, b"\xff" * 800, 100.0), [do.PlayAudio(b"\xff" * 800, 100.0)]),
+        (1400.0, ev.ModelSpoke("r1", "i1", 0, b"\xff" * 800, 100.0), [do.PlayAudio(b"\xff" * 800, 100.0, "i1")]),
+        (1500.0, ev.ModelSpoke("r1", "i1", 0, b"\xff" * 800, 100.0), [do.PlayAudio(b"\xff" * 800, 100.0, "i1")]),
         (2000.0, ev.CallerSpeechStarted(), [do.ClearPlayback(), do.TruncateItem("i1", 0, 300)]),
         (2100.0, ev.ResponseEnded("r1", "cancelled", usage=usage), [do.Note("odd", "+15550100")]),
         (2200.0, ev.ToolFinished("t1", "{}", failed=True), [do.AbandonTool("t2")]),
@@ -72,8 +74,25 @@ def test_a_caller_who_goes_on_speaking_is_not_waiting() -> None:
     metrics = Metrics()
     for now, event in ((0.0, ev.CallerSpeechStopped()), (100.0, ev.CallerSpeechStarted())):
         metrics.watch(plan(), now, event, [])
-    metrics.watch(plan(), 200.0, ev.ModelSpoke("r", "i", 0, b"\xff", 1.0), [do.PlayAudio(b"\xff", 1.0)])
+    metrics.watch(plan(), 200.0, ev.ModelSpoke("r", "i", 0, b"\xff", 1.0), [do.PlayAudio(b"\xff", 1.0, "i")])
     assert value(metrics, "bridge_answer_seconds_count", agent="front-desk") is None
+
+
+def test_neither_a_clip_nor_the_rest_of_what_was_said_before_is_the_answer() -> None:
+    metrics = Metrics()
+    steps: list[tuple[float, ev.Event, list[do.Action]]] = [
+        (0.0, ev.ModelSpoke("r1", "old", 0, b"", 100.0), [do.PlayAudio(b"", 100.0, "old")]),
+        (1000.0, ev.CallerSpeechStopped(), [do.PlayAudio(b"", 100.0, "old")]),
+        (1100.0, ev.ModelSpoke("r1", "old", 0, b"", 100.0), [do.PlayAudio(b"", 100.0, "old")]),
+        (2500.0, ev.DeadlineReached(), [do.PlayAudio(b"", 100.0)]),
+        (3000.0, ev.ModelSpoke("r2", "new", 0, b"", 100.0), [do.PlayAudio(b"", 100.0, "old")]),
+        (3100.0, ev.MarkReturned("0.7"), [do.PlayAudio(b"", 100.0, "new")]),
+        (3200.0, ev.MarkReturned("0.8"), [do.PlayAudio(b"", 100.0, "new")]),
+    ]
+    for now, event, actions in steps:
+        metrics.watch(plan(), now, event, actions)
+    assert value(metrics, "bridge_answer_seconds_count", agent="front-desk") == 1
+    assert value(metrics, "bridge_answer_seconds_sum", agent="front-desk") == pytest.approx(2.1)
 
 
 def test_nothing_is_remembered_of_a_call_that_ended() -> None:

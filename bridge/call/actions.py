@@ -23,6 +23,7 @@ class Action(msgspec.Struct, frozen=True, tag=True, gc=False):
 class PlayAudio(Action, frozen=True, tag=True, gc=False):
     audio: bytes  # at most 100 ms
     ms: float
+    item_id: str = ""  # whose; empty: a clip of ours
 
 
 class PlaceMark(Action, frozen=True, tag=True, gc=False):

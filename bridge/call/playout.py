@@ -230,7 +230,7 @@ class Playout(msgspec.Struct):
         item = self.items.get(item_id)
         if item is not None:
             item.sent_ms += ms
-        out.append(PlayAudio(audio, ms))
+        out.append(PlayAudio(audio, ms, item_id))
         if reckoning.has_marks:
             out.append(PlaceMark(reckoning.place(now)))
 
