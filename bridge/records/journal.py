@@ -27,7 +27,7 @@ from bridge.call.machine import Call
 from bridge.call.plan import CallPlan
 from bridge.errors import UsageError
 
-VERSION = 1
+VERSION = 2
 Audio = Literal["lengths", "full"]
 Entry = tuple[float, ev.Event, Sequence[do.Action]]
 
@@ -103,7 +103,12 @@ class Journal:
 
     def _write_batch(self, batch: list[Entry], gap: int) -> None:
         lines = [msgspec.json.encode({"lost": gap})] if gap else []
-        lines += [_line(entry, self._audio) for entry in batch]
+        for entry in batch:
+            try:
+                lines.append(_line(entry, self._audio))
+            except (ValueError, TypeError):  # text that is none: half of a character
+                self.lost += 1
+                lines.append(msgspec.json.encode({"lost": 1}))
         if not self._write(lines):
             self.lost += len(batch)
 

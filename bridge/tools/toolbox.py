@@ -85,6 +85,7 @@ class Toolbox:
                 return _failed("the tool is not installed"), True
             answer = await tool(given, call)
             text = answer if isinstance(answer, str) else json.dumps(answer, allow_nan=False)
+            text = text.encode("utf-8", "replace").decode("utf-8")  # half a character, of a file's name say
         except (Exception, SystemExit) as error:  # sys.exit() in a tool would end every call
             log.exception("tool_failed", call_id=call.plan.call_id, tool=spec.name)
             return _failed(type(error).__name__), True

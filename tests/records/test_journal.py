@@ -15,7 +15,7 @@ from bridge.call import events as ev
 from bridge.call.plan import CallPlan
 from bridge.errors import UsageError
 from bridge.records import journal
-from bridge.records.journal import Audio, Journal, replay, torn_line
+from bridge.records.journal import Audio, Journal, read, replay, torn_line
 from tests.call.playbook import Playbook
 from tests.call.test_snapshot import A_LIFE, THE_PLAN
 
@@ -74,6 +74,19 @@ def test_sound_is_its_length_unless_asked_for(path: Path, tmp_path: Path) -> Non
     clips = {name: len(sound) for name, sound in THE_PLAN.agent.clips.items()}
     assert clips and json.loads(path.read_text().splitlines()[0])["plan"]["agent"]["clips"] == clips
     assert path.stat().st_size < (tmp_path / "full.jsonl").stat().st_size / 4
+
+
+def test_a_fact_that_cannot_be_written_is_lost_alone_and_the_journal_says_so(path: Path) -> None:
+    journal = Journal(path, THE_PLAN)
+    facts = [ev.ToolFinished(f"t{n}", "\udcff" if n == 7 else "{}", False) for n in range(60)]
+    for fact in facts:
+        journal.watch(0.0, fact, [])
+    journal.wait_closed()
+    assert journal.lost == 1
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    assert [n for n, line in enumerate(lines) if "lost" in line] == [7] and len(lines) == 60
+    with pytest.raises(UsageError, match="line 9: 1 facts are missing here"):
+        list(read(path)[1])
 
 
 def test_a_core_that_decides_differently_is_shown_the_first_difference(
@@ -135,8 +148,8 @@ def test_a_call_that_is_still_going_on_can_be_replayed(path: Path) -> None:
         ("[]\n", "not the journal"),
         ("nonsense\n", "line 1"),
         ('{"journal": 99, "plan": {}}\n', "version 99"),
-        ('{"journal": 1, "plan": {}}\n', "plan cannot be read"),
-        ('{"journal": 1, "plan": 7}\n', "plan cannot be read"),
+        ('{"journal": 2, "plan": {}}\n', "plan cannot be read"),
+        ('{"journal": 2, "plan": 7}\n', "plan cannot be read"),
     ],
 )
 def test_what_is_no_journal_is_refused(path: Path, text: str, why: str) -> None:

@@ -141,6 +141,13 @@ async def test_a_text_goes_to_the_model_as_it_is_and_other_values_as_json() -> N
     assert await run(value) == (["ü", None], False)
 
 
+async def test_half_a_character_in_an_answer_is_replaced_because_nothing_could_carry_it() -> None:
+    async def names_a_file(arguments: dict[str, Any], call: CallInfo) -> str:
+        return '"caf\udce9.txt"'
+
+    assert await run(names_a_file) == ("caf?.txt", False)
+
+
 @pytest.mark.parametrize(
     "answer",
     [object(), float("nan"), {1, 2}, b"bytes", "x" * 70_000, ["x" * 70_000], {("a", "b"): 1}],
