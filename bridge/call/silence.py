@@ -43,6 +43,15 @@ def watch(desk: Desk) -> None:
         desk.after("dead_air", _patience_ms(desk) - state.waited_ms)
         state.waited_ms = 0.0
         desk.after("no_answer", desk.policies.answer_retry_s * 1000)
+    elif state.fillers:
+        _not_later(desk)
+
+
+def _not_later(desk: Desk) -> None:
+    """A clip that was cut short is followed as soon as one that came to its end."""
+    latest = max(desk.ledger.silent_at(desk.at), desk.at) + _FILLER_AGAIN_MS
+    if desk.timers.at.get("dead_air", latest) > latest:
+        desk.timers.set("dead_air", latest)
 
 
 def _patience_ms(desk: Desk) -> float:

@@ -222,6 +222,18 @@ def test_dead_air_is_never_longer_than_three_seconds_while_something_is_owed() -
     assert begins[-1] > 26_000
 
 
+def test_a_filler_that_is_cut_short_is_followed_no_later_than_one_that_was_heard() -> None:
+    book = Playbook.connected(plan(clips={"filler": b"\x01" * 48_000}, answer_retry_s=60, answer_rotate_s=120))
+    book.give(caller_speaks())
+    book.run_until(1000)
+    book.give(caller_stops())
+    book.run_until(3000)  # half a second into six
+    book.give(pressed("#"))
+    assert book.all(do.ClearPlayback)
+    book.run_until(9000)
+    assert [round(stretch.begins) for stretch in book.carrier.played if stretch.begins > 3000] == [5500]
+
+
 def test_one_filler_is_enough_for_a_sentence_that_halts() -> None:
     book = Playbook.connected(plan(clips=CLIPS, answer_retry_s=60, answer_rotate_s=120))
     book.give(response("r1"))
