@@ -48,6 +48,27 @@ async def test_it_comes_up_answers_and_goes() -> None:
     assert not alive(pid)
 
 
+async def test_one_that_dies_is_told_and_replaced_at_the_same_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(companion, "_AGAIN_S", 0.01)
+    one = Companion()
+    try:
+        address = await one.start()
+        pid = pid_of(one)
+        os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while "local_model_replaced" not in capsys.readouterr().out:
+                await asyncio.sleep(0.05)
+        assert pid_of(one) != pid
+        _, writer = await asyncio.open_connection("127.0.0.1", int(address.split(":")[2].split("/")[0]))
+        writer.close()
+        last = pid_of(one)
+    finally:
+        await one.stop()
+    assert not alive(last)
+
+
 async def test_one_that_cannot_start_is_a_plain_error_and_leaves_no_process(tmp_path: Path) -> None:
     one = Companion(["--config", str(tmp_path / "nowhere")])
     with pytest.raises(PeerError, match="did not start"):
