@@ -91,7 +91,7 @@ class CallServices:
             driver.deliver(ev.HandedOver("transfer", True))
             return
         try:
-            document = twiml.document(twiml.dial(target, caller_id=self._caller_id or driver.plan.called))
+            document = twiml.document(twiml.dial(target, caller_id=self._caller_id))
             request = rest.replace_document(self._account, driver.plan.carrier_call_id, document)
         except UsageError as mistake:
             driver.deliver(ev.HandedOver("transfer", False, str(mistake)))

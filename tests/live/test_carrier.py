@@ -40,8 +40,10 @@ class Desk:
         return int(answer), b'{"code": 20404, "message": "gone"}' if answer == 404 else b'{"message": "no"}'
 
 
-async def begin(desk: Desk, *, account: rest.Account | None = ACCOUNT, toolbox: Toolbox | None = None) -> Running:
-    services = CallServices(account=account, client=desk, toolbox=toolbox or Toolbox())
+async def begin(
+    desk: Desk, *, account: rest.Account | None = ACCOUNT, toolbox: Toolbox | None = None, caller_id: str = ""
+) -> Running:
+    services = CallServices(account=account, client=desk, toolbox=toolbox or Toolbox(), transfer_caller_id=caller_id)
     spec = ToolSpec("look_up", "", {"type": "object"})
     driver = Driver(plan(tools=(spec,), goodbye_wait_s=0.5), outside=services)
     driver.model = FakeModel()
@@ -99,12 +101,15 @@ async def test_without_an_account_closing_the_stream_is_the_hang_up() -> None:
 
 
 @on_virtual_time
-async def test_a_transfer_replaces_the_calls_document() -> None:
-    desk = Desk(200)
-    call = await begin(desk)
-    call.tell(ev.TransferWished("+15550009"))
-    assert await call.task is EndReason.TRANSFERRED
-    assert "+15550009" in dict(desk.requests[0].form)["Twiml"]
+async def test_a_transfer_replaces_the_calls_document_and_shows_the_callers_own_number_unless_told_another() -> None:
+    for caller_id in ("", "+15550100"):
+        desk = Desk(200)
+        call = await begin(desk, caller_id=caller_id)
+        call.tell(ev.TransferWished("+15550009"))
+        assert await call.task is EndReason.TRANSFERRED
+        document = dict(desk.requests[0].form)["Twiml"]
+        assert "+15550009" in document
+        assert f'callerId="{caller_id}"' in document if caller_id else "callerId" not in document
 
 
 @on_virtual_time
