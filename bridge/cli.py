@@ -28,6 +28,8 @@ app = typer.Typer(
 console = Console(emoji=False)  # :-1: is a port
 complaints = Console(stderr=True, emoji=False)
 
+_KEY = "BRIDGE_REALTIME__API_KEY"
+_PORTS = (errno.EADDRINUSE, errno.EACCES)  # of a port; else it is the host
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 T = TypeVar("T")
@@ -40,6 +42,7 @@ LoopOption = Annotated[Literal["auto", "uvloop", "asyncio"], typer.Option(help="
 
 def main() -> None:
     """The command `voice-bridge`. Mistakes of the user end with a sentence and exit code 1."""
+    _fill_standard_streams()
     sys.path.append(os.getcwd())  # tools of agents are looked for where one starts, after all that is installed
     try:
         app()
@@ -60,6 +63,17 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _fill_standard_streams() -> None:
+    """One that was closed when we were started: the next file or socket of ours would take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _give_up_printing() -> None:
@@ -126,7 +140,10 @@ async def _serve(settings: Any, loop: str, journal: Path | None) -> None:
     except OSError as error:
         await service.stop(grace_s=0)
         where = f"{settings.host}:{settings.port}"
-        raise ConfigError([f"cannot listen on {where}: {error.strerror}. Free it or set BRIDGE_PORT"]) from None
+        remedy = (
+            "Free it or set BRIDGE_PORT" if error.errno in _PORTS else "Set BRIDGE_HOST to an interface of this machine"
+        )
+        raise ConfigError([f"cannot listen on {where}: {error.strerror}. {remedy}"]) from None
     welcome(console, settings, service.port, service.directory)
     await service.run()
 
@@ -165,7 +182,8 @@ async def _model(config: Path | None, host: str, port: int, script: Path | None,
     try:
         at = await local.start(host, port)
     except OSError as error:
-        raise ConfigError([f"cannot listen on {host}:{port}: {error.strerror}. Choose another --port"]) from None
+        remedy = f"Choose another {'--port' if error.errno in _PORTS else '--host'}"
+        raise ConfigError([f"cannot listen on {host}:{port}: {error.strerror}. {remedy}"]) from None
     address = f"ws://{host}:{at}/v1/realtime"
     try:
         if companion:
@@ -233,7 +251,7 @@ def probe(
             "--key-from",
             help="The variable (environment, .env, secrets folder) that holds the key; a key is never an argument.",
         ),
-    ] = "BRIDGE_REALTIME__API_KEY",
+    ] = _KEY,
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
     plain: Annotated[bool, typer.Option("--allow-plain", help="Allow ws:// to another machine.")] = False,
 ) -> None:
@@ -246,6 +264,8 @@ def probe(
     from bridge.settings import config_folder, profiles_in, variable
 
     known, key = profiles_in(config_folder(config)), variable(key_from, config=config)
+    if not key and key_from != _KEY:
+        raise UsageError(f"--key-from {key_from}: there is no such variable, or it is empty. Set it, or leave it out")
     target = target_of(where, known, profile=profile, model=model, key=key, plain=plain)
     if as_json:
         report = run(examine(target))
@@ -280,13 +300,21 @@ def replay(file: Annotated[Path, typer.Argument(help="A journal that `serve --jo
 @app.command()
 def check(config: ConfigOption = None) -> None:
     """Look for mistakes in the configuration, and say what it means."""
+    from bridge.rehearsal.brains import brains_of
     from bridge.settings import Directory, load
     from bridge.tools.toolbox import Toolbox
     from bridge.web.service import import_tools
     from bridge.web.welcome import summary
 
     settings = load(config=config)
-    import_tools(settings, Toolbox())
+    wrong: list[str] = []
+    for look in (brains_of, lambda settings: import_tools(settings, Toolbox())):
+        try:
+            look(settings)
+        except ConfigError as error:
+            wrong += error.mistakes
+    if wrong:
+        raise ConfigError(wrong)
     summary(console, settings, Directory(settings))
 
 

@@ -213,6 +213,7 @@ class WorkerRecogniser:
                 "bridge.localmodel.worker",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for us; it ends when its input does
             )
             self.starts += 1
             self._reader = asyncio.create_task(self._read(self._process), name="recogniser")

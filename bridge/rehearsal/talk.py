@@ -361,7 +361,8 @@ async def _session(
     """An open session with the agent, at the first of its services that can be had."""
     agent = agent or settings.default_agent
     if agent not in settings.agents:
-        raise UsageError(f"there is no agent {agent!r}{nearest(agent, settings.agents)}")
+        near = nearest(agent, settings.agents) or f"; there are {', '.join(settings.agents)}"
+        raise UsageError(f"there is no agent {agent!r}{near}")
     directory = _Extension(settings, agent)
     companion: Companion | None = None
     opened: Talk | None = None

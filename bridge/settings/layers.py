@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
@@ -42,8 +43,23 @@ def ours_of(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_dotenv(path: Path, wrong: list[str]) -> dict[str, str]:
+    """Empty where there is no such file. What cannot be read in it is a mistake: it may be the key's line."""
     text = "" if os.path.isdir(path) else text_if_there(path, wrong)  # a folder .env is somebody's virtualenv
+    unread = [
+        f"{path}, line {bound.original.line + _empty_lines(bound.original.string)}: not read. Write NAME=value, and"
+        " close quotes"
+        for bound in parse_stream(io.StringIO(text))
+        if bound.error or (bound.value is None and (bound.key or "").upper().startswith(ENV_PREFIX))
+    ]
+    if unread:
+        wrong += unread
+        return {}
     return {name: value for name, value in dotenv_values(stream=io.StringIO(text)).items() if value is not None}
+
+
+def _empty_lines(text: str) -> int:
+    """Before the first that is not."""
+    return text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def secret_files(folder: str, wrong: list[str]) -> dict[str, str]:
@@ -85,7 +101,8 @@ def from_variables(variables: Mapping[str, str], source: str, prefix: str, wrong
     try:
         return Layer(source, _Variables(usable)(), place)
     except SettingsError as error:
-        wrong.append(f"{source}: {error}. A group given in one variable must be JSON")
+        said = str(error).partition(" from source ")[0]
+        wrong.append(f"{source}: {said}. A group given in one variable must be JSON")
         return Layer(source, {}, place)
 
 

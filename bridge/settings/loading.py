@@ -39,6 +39,7 @@ from bridge.settings.layers import (
 from bridge.settings.service import ENV_PREFIX, Settings
 from bridge.settings.services import check_services
 
+_FILES = ("bridge", "numbers", "profiles")
 _SAMPLE = Path(__file__).with_name("sample")  # in a wheel; a checkout has its own `config` beside the package
 _REMEDY_FOR_CLIPS = "Give a WAV file, its name relative to this file"
 # as Twilio writes who was called: +15550123, sip:desk@pbx.example, client:desk
@@ -76,6 +77,7 @@ def load(
         from_yaml(folder / "bridge.yaml", wrong) if folder else Layer("bridge.yaml", {}),
     ]
     known = _profiles(folder / "profiles.yaml", wrong) if folder else {}
+    wrong += _misnamed(folder) if folder else ()
     all_read = not wrong  # else what seems to be missing may stand where nothing could be read
     wrong += unknown(from_env, "the environment", ENV_PREFIX)
     wrong += unknown(from_dotenv, str(dotenv), ENV_PREFIX)
@@ -185,6 +187,17 @@ def sample() -> Path:
     return _SAMPLE if _SAMPLE.is_dir() else Path(__file__).parents[2] / "config"
 
 
+def _misnamed(folder: Path) -> Iterator[str]:
+    """Files beside bridge.yaml that look like ours and would not be read."""
+    files = sorted(folder.glob("*.y*ml"))
+    yield from _not_read(files)
+    for file in files:
+        if file.suffix == ".yaml" and file.stem not in _FILES:
+            near = mistakes.nearest(file.stem, _FILES, lambda name: f"{name}.yaml")
+            if near:
+                yield f"{file}: is not read{near} Rename it, or delete it"
+
+
 # ---------------------------------------------------------------- files beside bridge.yaml
 
 
@@ -192,7 +205,9 @@ def _agents(folder: Path, secrets: Iterable[str], wrong: list[str]) -> dict[str,
     """By name; None for a file that is there and does not hold."""
     files = []
     try:
-        files = sorted(file for file in folder.iterdir() if file.name.endswith(".yaml"))
+        there = sorted(folder.iterdir())
+        files = [file for file in there if file.name.endswith(".yaml")]
+        wrong += _not_read(there)
     except FileNotFoundError:
         pass  # told as one without files
     except OSError as error:
@@ -217,6 +232,12 @@ def _agents(folder: Path, secrets: Iterable[str], wrong: list[str]) -> dict[str,
             wrong += mistakes.of_validation(error, AgentFile, {}, default=str(file))
         wrong += _silent_clips(file, document.get("clips"))
     return found
+
+
+def _not_read(files: Iterable[Path]) -> Iterator[str]:
+    for file in files:
+        if file.suffix == ".yml":
+            yield f"{file}: is not read. Call it {file.with_suffix('.yaml').name}"
 
 
 def _silent_clips(file: Path, clips: Any) -> Iterator[str]:

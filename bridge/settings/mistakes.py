@@ -30,6 +30,7 @@ _KEYS = re.compile(
     """,
     re.VERBOSE,
 )
+_PASSWORD = re.compile(r"//[^/@\s]*@")
 _KEY_NAMES = re.compile(
     r"(?i)^\s*-?\s*[\"']?[a-z_-]*(api_?key|auth_?token|secret|password|access_?token)[\"']?\s*:\s*\S"
 )
@@ -100,7 +101,11 @@ def _of_the_likeliest_branch(found: list[tuple[ErrorDetails, _Place]]) -> Iterat
         branch = loc[split] if split < len(loc) else ""
         groups.setdefault(loc[:split], {}).setdefault(branch, []).append((detail, place))
     for prefix, branches in groups.items():
-        inside = [told for told in branches.values() if all(len(detail["loc"]) > len(prefix) + 1 for detail, _ in told)]
+        inside = [
+            told
+            for told in branches.values()
+            if all(len(detail["loc"]) > len(prefix) + 1 or detail["type"] == "value_error" for detail, _ in told)
+        ]
         least = min(map(len, inside), default=0)
         near = [told for told in inside if len(told) == least] or [next(iter(branches.values()))]
         yield from (one for told in near for one in told)
@@ -123,7 +128,7 @@ def _sentence(detail: ErrorDetails, path: Path, field: FieldInfo | None, sibling
 def _shown(value: Any, field: FieldInfo | None) -> str:
     if field is None or is_secret(field) or isinstance(value, dict | list | tuple | BaseModel):
         return ""
-    text = repr(value)
+    text = _PASSWORD.sub("//***@", repr(value))
     return "" if _KEYS.search(text) else f" = {text if len(text) <= 60 else text[:57] + '...'}"
 
 

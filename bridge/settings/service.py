@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bridge.realtime.profiles import Profile, is_loopback
@@ -27,8 +36,12 @@ def _address(value: str) -> str:
     """An http(s) address of ours or the carrier's, without its last slash."""
     if not value:
         return value
-    parts = urlsplit(value)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"is not an address: {error}") from None
+    if parts.scheme not in ("https", "http") or not parts.hostname or not value.isprintable() or " " in value:
         raise ValueError("is not an address like https://bridge.example.com")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ValueError("must not hold a user name, a password, a query or a fragment")
@@ -43,6 +56,14 @@ def _before_our_paths(value: str) -> str:
     return value
 
 
+def _key(value: SecretStr) -> SecretStr:
+    """What can stand in a request's header."""
+    key = value.get_secret_value()
+    if not key.isascii() or not key.isprintable() or key != key.strip():
+        raise ValueError("has a line break, a space around it or other than ASCII characters; see what came with it")
+    return value
+
+
 def _listed(value: Any) -> Any:
     """The environment has no lists: commas separate."""
     if isinstance(value, str):
@@ -51,6 +72,7 @@ def _listed(value: Any) -> Any:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+Key = Annotated[SecretStr, AfterValidator(_key)]
 
 
 class Section(BaseModel):
@@ -63,7 +85,7 @@ class Twilio(Section):
     account_sid: str = Field(
         default="", pattern=r"^(AC[0-9a-zA-Z]*)?$", description="The account's SID (AC...); needed for REST requests."
     )
-    auth_token: SecretStr = Field(
+    auth_token: Key = Field(
         default=SecretStr(""),
         description="The account's auth token: signs every webhook, and REST requests where no API key is given.",
     )
@@ -76,7 +98,7 @@ class Twilio(Section):
         pattern=r"^(SK[0-9a-zA-Z]*)?$",
         description="An API key's SID (SK...), used for REST in place of the token.",
     )
-    api_key_secret: SecretStr = Field(default=SecretStr(""), description="The API key's secret.")
+    api_key_secret: Key = Field(default=SecretStr(""), description="The API key's secret.")
     api_url: Address = Field(
         default="https://api.twilio.com",
         description="The REST interface; other regions have api.<edge>.<region>.twilio.com.",
@@ -98,6 +120,12 @@ class Twilio(Section):
         description="Where such a call is sent instead of hearing the message: an address that answers TwiML.",
     )
 
+    @model_validator(mode="after")
+    def _an_api_key_is_whole(self) -> Twilio:
+        if bool(self.api_key_sid) != bool(self.api_key_secret.get_secret_value()):
+            raise ValueError("api_key_sid and api_key_secret go together; give both or none")
+        return self
+
     @property
     def secrets(self) -> tuple[str, ...]:
         """All secrets a webhook may be signed with."""
@@ -113,7 +141,7 @@ class ModelService(Section):
         description="What kind of service it is (config/profiles.yaml); empty: openai with a key or URL, else local.",
     )
     url: str = Field(default="", description="Its address, wss://...; empty: the profile's own.")
-    api_key: SecretStr = Field(default=SecretStr(""), description="The key it asks for.")
+    api_key: Key = Field(default=SecretStr(""), description="The key it asks for.")
     model: str = Field(default="", description="The model; empty: the profile's own. An agent may name another.")
 
 

@@ -119,6 +119,64 @@ def test_how_values_fit_together_is_judged_in_the_same_reading(folder: Folder) -
 
 
 @pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("A=1\n\nBRIDGE_TWILIO__AUTH_TOKEN: s3cr3t\n", 3),
+        ('# keys\nBRIDGE_REALTIME__API_KEY = "sk-s3cr3t\nBRIDGE_PORT=1\n', 2),
+        ("BRIDGE_REALTIME__API_KEY\n", 1),
+        ("what is s3cr3t\n", 1),
+    ],
+)
+def test_a_line_of_dotenv_that_is_not_read_is_named_and_not_shown(
+    folder: Folder, tmp_path: Path, text: str, line: int
+) -> None:
+    (tmp_path / ".env").write_text(text)
+    (said,) = folder.mistakes(dotenv=tmp_path / ".env")
+    assert said == f"{tmp_path}/.env, line {line}: not read. Write NAME=value, and close quotes"
+
+
+def test_lines_of_dotenv_that_are_read_are_no_mistakes(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("\n# BRIDGE_PORT\nexport BRIDGE_PORT='81' # so\nOTHERS\nEMPTY=\nX='a\nb'\n")
+    assert folder.load(dotenv=tmp_path / ".env").port == 81
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("agents/sales.yml", "Call it sales.yaml"),
+        ("bridge.yml", "Call it bridge.yaml"),
+        ("brigde.yaml", "did you mean bridge.yaml?"),
+        ("number.yaml", "did you mean numbers.yaml?"),
+    ],
+)
+def test_a_file_that_is_not_read_because_of_its_name_is_named(folder: Folder, name: str, remedy: str) -> None:
+    folder.write(name, AGENT)
+    (said,) = folder.mistakes()
+    assert said.startswith(f"{name}: is not read") and remedy in said
+
+
+def test_files_of_somebody_elses_are_left_alone(folder: Folder) -> None:
+    for name in ("README.md", "compose.yaml", "agents/notes.txt"):
+        folder.write(name, "x: [")
+    folder.load()
+
+
+@pytest.mark.parametrize(
+    "name", ["BRIDGE_REALTIME__API_KEY", "BRIDGE_TWILIO__AUTH_TOKEN", "BRIDGE_SERVICES__B__API_KEY"]
+)
+@pytest.mark.parametrize("key", ["sk-s3cr3t\nmore", "sk-s3cr3tü", " sk-s3cr3t"])
+def test_a_key_no_header_can_carry_is_refused_and_not_shown(folder: Folder, name: str, key: str) -> None:
+    (said,) = folder.mistakes({name: key, "BRIDGE_SERVICES__B__PROFILE": "local"})
+    assert name in said and "see what came with it" in said and "s3cr3t" not in said
+
+
+@pytest.mark.parametrize("half", ["SID", "SECRET"])
+def test_half_an_api_key_of_the_carriers_is_refused(folder: Folder, half: str) -> None:
+    (said,) = folder.mistakes({f"BRIDGE_TWILIO__API_KEY_{half}": "SK1"})
+    assert "api_key_sid and api_key_secret go together" in said
+
+
+@pytest.mark.parametrize(
     ("yaml", "env", "said"),
     [
         ("services: {backup: 5}\n", {}, "services.backup"),
@@ -146,6 +204,12 @@ def test_nothing_is_missed_because_a_mistake_kept_it_from_being_read(
         ("fallback: {message: 5}", ["fallback.message = 5"]),
         ("fallback: {}", ["fallback.transfer: missing", "fallback.message: missing"]),
         ("tools: [{name: f, description: d}]", ["tools.0.python: missing"]),
+        ("tools: [{name: hang_up, description: d, python: 'a:b'}]", ["tools.0: hang_up is the name of a tool that is"]),
+        (
+            "tools: [{name: f, description: d, python: 'a:b', parameters: {type: objekt}}]",
+            ["tools.0: `parameters` must"],
+        ),
+        ("tools: [5]", ["tools.0 = 5: input should be a valid string"]),
         ("tools: [fly, transfer]", ["the file: tool 'fly' is not built in"]),
     ],
 )
@@ -323,12 +387,15 @@ def test_a_table_in_one_variable_must_be_json(folder: Folder) -> None:
         "https://a/#b",
         "https://user:pass@a",
         "https://a/twilio/voice",
+        "https://a:99999",
+        "https://a b",
+        "https://[a",
         "https://a/phone/twilio/status/",
     ],
 )
 def test_a_public_url_is_an_address_and_nothing_more(folder: Folder, url: str) -> None:
     (said,) = folder.mistakes({"BRIDGE_PUBLIC_URL": url})
-    assert "BRIDGE_PUBLIC_URL: public_url" in said
+    assert "BRIDGE_PUBLIC_URL: public_url" in said and "pass@" not in said
 
 
 def test_a_services_address_that_cannot_be_read_is_named(folder: Folder) -> None:
