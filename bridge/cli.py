@@ -174,11 +174,15 @@ def model(
 
 
 async def _model(config: Path | None, host: str, port: int, script: Path | None, *, companion: bool) -> None:
+    from bridge.localmodel import EXTRA
     from bridge.localmodel.server import LocalModel
     from bridge.rehearsal.brains import brains_of
     from bridge.settings import load
 
     local = LocalModel(brains_of(load(config=config)), script=script)
+    if not local.listens:
+        deaf = f"The model on this machine does not listen: it takes its lines in turn. To be understood, get {EXTRA}."
+        complaints.print(deaf, markup=False, highlight=False, soft_wrap=True)
     try:
         at = await local.start(host, port)
     except OSError as error:

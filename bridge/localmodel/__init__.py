@@ -15,3 +15,5 @@ imports a dialect or the call.
     speech         espeak-ng, or packaged clips (made by make_clips)
     script, outlet misbehaviour on request                       keys       what somebody wrote, read and told
 """
+
+EXTRA = "the extra `local` (in a checkout: pip install -e '.[local]')"

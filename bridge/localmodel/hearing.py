@@ -20,6 +20,7 @@ import numpy as np
 import structlog
 
 from bridge.errors import UsageError
+from bridge.localmodel import EXTRA
 from bridge.localmodel.brain import Brain, Heard
 from bridge.localmodel.phones import guessed_phones
 
@@ -78,7 +79,7 @@ class Decoder:
         try:
             import pocketsphinx
         except ImportError as missing:
-            raise UsageError("recognition needs the extra: pip install 'voice-bridge[local]'") from missing
+            raise UsageError(f"recognition needs {EXTRA}") from missing
         self._sphinx: Any = pocketsphinx.Decoder(samprate=RATE_HZ, lm=None, loglevel="FATAL", bestpath=False, **BEAMS)
         self._sphinx.add_allphone_file("free", pocketsphinx.get_model_path("en-us/en-us-phone.lm.bin"))
         self._names: OrderedDict[str, str] = OrderedDict()

@@ -66,6 +66,11 @@ class LocalModel:
         self.connections = 0  # counted from the first; scripts choose by it
 
     @property
+    def listens(self) -> bool:
+        """It recognises what is said; else it takes its lines in turn."""
+        return not isinstance(self._recogniser, NoEars)
+
+    @property
     def port(self) -> int:
         """Of the listener; 0 before `start`."""
         return int(self._runner.addresses[0][1]) if self._runner is not None else 0

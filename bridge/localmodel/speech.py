@@ -25,6 +25,7 @@ from bridge.audio import g711
 from bridge.audio.formats import AudioFormat
 from bridge.audio.resample import convert
 from bridge.errors import UsageError
+from bridge.localmodel import EXTRA
 
 SPEECH_RATE_HZ = 24_000
 CLIPS = Path(__file__).parent / "clips"
@@ -110,7 +111,7 @@ class EspeakVoice:
         try:
             import espeakng_loader
         except ImportError as missing:
-            raise UsageError("speech needs the extra: pip install 'voice-bridge[local]'") from missing
+            raise UsageError(f"speech needs {EXTRA}") from missing
         self._library = str(espeakng_loader.get_library_path())
         self._data = str(espeakng_loader.get_data_path()).encode()
 

@@ -22,6 +22,7 @@ from rich.markup import escape
 from bridge.call.transcript import Entry
 from bridge.errors import BridgeError, EndReason
 from bridge.live.driver import Driver
+from bridge.localmodel import EXTRA
 from bridge.rehearsal import telling
 from bridge.rehearsal.keeping import can_fill
 from bridge.rehearsal.telling import Result
@@ -81,6 +82,9 @@ async def demo(folder: Path, console: Console) -> int:
         console.print(f"[red]Not as it should be:[/] {escape(fault)}", highlight=False, soft_wrap=True)
     if not wrong:
         console.print("[green]Both directions carried speech, and the interruption was told right.[/]")
+    if not voices.speaks():
+        deaf = f"Nobody listened: the model took its lines in turn, as the caller did. To be understood, get {EXTRA}."
+        console.print(deaf, markup=False, highlight=False, soft_wrap=True)
     telling.write(result, folder, faults=wrong)
     written = f"Written: {folder}/call.wav (caller left, agent right), call.svg (the timeline), call.json"
     console.print(written, markup=False, soft_wrap=True)

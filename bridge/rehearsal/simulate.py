@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final, cast
 from rich.console import Console
 
 from bridge.errors import UsageError
+from bridge.localmodel import EXTRA
 from bridge.rehearsal.keeping import can_fill, can_write, kept
 from bridge.rehearsal.run import Clock, Run, not_compared, run, silence_logs, timeline_name, wants_speech
 from bridge.settings import config_folder
@@ -52,7 +54,7 @@ def simulate(
     if mute:
         raise UsageError(
             f"{mute[0].name} needs speech (so do {len(mute)} of the {len(scenarios)} scenarios), and it is not "
-            "installed here: pip install 'voice-bridge[local]'"
+            f"installed here: get {EXTRA}"
         )
     if page is not None:
         can_write(page[1], "--out")
@@ -66,12 +68,16 @@ def simulate(
     golden = None if against else GOLDEN
     how = Run(cast(Clock, clock or "virtual"), calls, golden, update_golden, timeline, against, config_folder(config))
 
+    calls_in_all, judged = sum(one.repeat * calls for one in scenarios), itertools.count(1)
+
     def told(result: CallResult) -> None:
+        status.update(f"{next(judged)} of {calls_in_all} calls ...")
         console.print(reports.line(result), markup=False, highlight=False, soft_wrap=True)
         for failure in "\n".join(result.failures).splitlines():
             console.print(f"      {failure}", style="red", markup=False, highlight=False, soft_wrap=True)
 
-    results = run(scenarios, how, told)
+    with console.status(f"0 of {calls_in_all} calls ...") as status:
+        results = run(scenarios, how, told)
     console.print(reports.summary(results), markup=False, highlight=False, soft_wrap=True)
     missing = not_compared(scenarios, how)
     if missing:

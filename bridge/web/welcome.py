@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from bridge.settings import Directory, Settings, insecure
+
+_WIDE: Final = 1000
 
 
 def welcome(console: Console, settings: Settings, port: int, directory: Directory) -> None:
@@ -24,7 +29,7 @@ def summary(console: Console, settings: Settings, directory: Directory) -> None:
     """Who answers which number, through which model service; what keeps calls away, and what is unsafe."""
     table = Table(title=None, box=None, header_style="bold", pad_edge=False)
     for column in ("agent", "numbers", "model service", "model", "at"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for name in sorted(settings.agents):
         numbers = [number for number, agent in settings.numbers.items() if agent == name]
         if name == settings.default_agent:
@@ -37,7 +42,9 @@ def summary(console: Console, settings: Settings, directory: Directory) -> None:
                 target.model,
                 target.where,
             )
-    console.print(table)
+    if not console.is_terminal:  # a file has no edge to fold at
+        table.width = Measurement.get(console, console.options.update(width=_WIDE), table).maximum
+    console.print(table, crop=False)
     if settings.is_public and settings.twilio.validate_signatures and not settings.twilio.secrets:
         console.print(
             "[red]No call will get through:[/] BRIDGE_TWILIO__AUTH_TOKEN is not set, so every webhook that comes to "

@@ -174,6 +174,47 @@ def test_a_disk_too_full_to_print_to_is_told_in_a_sentence() -> None:
     assert (done.returncode, done.stderr) == (1, "No space left on device. Make room and try again\n")
 
 
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_standard_stream_that_is_closed_is_done_without(closed: int) -> None:
+    """libuv ends the process where it is given the number of one."""
+    script = "import os, sys; os.close(int(sys.argv[1])); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    command = [sys.executable, "-c", script, str(closed), "-m", "bridge", "probe", "ws://127.0.0.1:9/v1/realtime"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "127.0.0.1:9" in done.stdout or closed == 1
+
+
+def test_check_finds_mistakes_of_local_sections_and_tools_together(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agents").mkdir()
+    for name, more in (("a", "local: {intent: []}"), ("b", "tools: [{name: f, description: d, python: 'no.such:f'}]")):
+        (tmp_path / f"agents/{name}.yaml").write_text(f"instructions: x\n{more}\n")
+    monkeypatch.setenv("BRIDGE_DEFAULT_AGENT", "a")
+    code, told = run("check", "--config", tmp_path)
+    assert code == 1 and "agents/a.yaml: local.intent" in told and "agents/b.yaml: tool 'no.such:f'" in told
+
+
+def test_addresses_are_whole_where_there_is_no_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_REALTIME__API_KEY", "sk-test")
+    monkeypatch.setenv("BRIDGE_REALTIME__URL", f"wss://{'long.' * 20}example.test/v1/realtime")
+    assert f"{'long.' * 20}example.test/v1/realtime" in run("check")[1]
+
+
+def test_a_key_that_is_asked_for_by_name_must_be_there(run: Run) -> None:
+    code, told = run("probe", "ws://127.0.0.1:9/v1/realtime", "--key-from", "NOPE")
+    assert code == 1 and "--key-from NOPE: there is no such variable" in " ".join(told.split())
+
+
+@pytest.mark.parametrize(("command", "remedy"), [("model", "Choose another --host"), ("serve", "Set BRIDGE_HOST")])
+def test_an_interface_that_is_not_there_is_said_with_what_to_do(
+    run_visited: Run, monkeypatch: pytest.MonkeyPatch, command: str, remedy: str
+) -> None:
+    monkeypatch.setenv("BRIDGE_REALTIME__API_KEY", "sk-test")
+    code, told = run_visited(nobody_comes, command, "--host", "192.0.2.1", "--port", "0")
+    assert code == 1 and "cannot listen on 192.0.2.1:0: " in told and remedy in told
+
+
 def test_a_failure_that_is_no_full_disk_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise PermissionError(13, "Permission denied", "x")
