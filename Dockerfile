@@ -25,11 +25,11 @@ FROM ${PYTHON_IMAGE} AS runtime
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin bridge
 # /app/config, if mounted, is the configuration; without it the packaged sample.
 WORKDIR /app
-ENV PATH=/opt/voice-bridge/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 BRIDGE_HOST=0.0.0.0
+ENV PATH=/opt/voice-bridge/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 BRIDGE_HOST=0.0.0.0 BRIDGE_PORT=8080
 USER 10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('BRIDGE_PORT', '8080') + '/healthz', timeout=2)"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['BRIDGE_PORT'] + '/healthz', timeout=2)"]
 ENTRYPOINT ["voice-bridge"]
 CMD ["serve"]
 
