@@ -168,12 +168,13 @@ def merge(layers: Iterable[Layer]) -> tuple[dict[str, Any], dict[mistakes.Path, 
 def checked(
     merged: dict[str, Any], places: dict[mistakes.Path, str], wrong: list[str]
 ) -> tuple[Settings, frozenset[str | int]]:
-    """The settings, and which of them (or which group) hold a mistake and stand at their default because of it."""
+    """The settings, and which of them, or which groups, hold a mistake and stand at their defaults because of it."""
     try:
         return Settings(**merged), frozenset()
     except ValidationError as error:
         wrong += mistakes.of_validation(error, Settings, places, default="bridge.yaml")
-        return Settings(**mistakes.without(merged, error)), frozenset(detail["loc"][0] for detail in error.errors())
+        doubtful = frozenset(detail["loc"][0] for detail in error.errors())
+        return Settings(**{key: value for key, value in merged.items() if key not in doubtful}), doubtful
 
 
 def strings_at_secret_fields(merged: Mapping[str, Any]) -> tuple[str, ...]:

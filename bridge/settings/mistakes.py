@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -72,24 +72,6 @@ def of_validation(
         place = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), default)
         lines[f"{place}: {_sentence(detail, path, field, siblings)}"] = None
     return list(lines)
-
-
-def without(values: Mapping[str, Any], error: ValidationError) -> dict[str, Any]:
-    """A copy that lacks what the error is about: the value itself, of a list the whole list."""
-    rest = _copy(values)
-    for detail in error.errors(include_url=False, include_context=False, include_input=False):
-        here: Any = rest
-        wrong: tuple[dict[str, Any], str] | None = None
-        for step in detail["loc"]:
-            if isinstance(step, str) and isinstance(here, dict) and step in here:
-                wrong, here = (here, step), here[step]
-        if wrong:
-            wrong[0].pop(wrong[1])
-    return rest
-
-
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
 
 
 def _of_the_likeliest_branch(found: list[tuple[ErrorDetails, _Place]]) -> Iterator[tuple[ErrorDetails, _Place]]:

@@ -170,6 +170,11 @@ def test_a_key_no_header_can_carry_is_refused_and_not_shown(folder: Folder, name
     assert name in said and "see what came with it" in said and "s3cr3t" not in said
 
 
+def test_a_mistake_in_a_group_makes_no_other_of_its_rest(folder: Folder) -> None:
+    (said,) = folder.mistakes({"BRIDGE_TWILIO__API_KEY_SID": "5", "BRIDGE_TWILIO__API_KEY_SECRET": "x"})
+    assert "BRIDGE_TWILIO__API_KEY_SID: twilio.api_key_sid = '5'" in said
+
+
 @pytest.mark.parametrize("half", ["SID", "SECRET"])
 def test_half_an_api_key_of_the_carriers_is_refused(folder: Folder, half: str) -> None:
     (said,) = folder.mistakes({f"BRIDGE_TWILIO__API_KEY_{half}": "SK1"})
