@@ -76,7 +76,7 @@ import msgspec
 import yaml
 
 from bridge.errors import ConfigError, EndReason
-from bridge.reading import NOT_NEGATIVE, between, nearest, read, sure_of_close_code
+from bridge.reading import NOT_NEGATIVE, between, nearest, read, sure_of_close_code, written_twice
 
 from . import figures, voices
 
@@ -335,12 +335,20 @@ _KEYS = frozenset(Scenario.__struct_encode_fields__) - {"source"}
 def load(path: Path) -> Scenario:
     """One scenario. Raises ConfigError with every mistake in it: file, key, what was found, what to do."""
     try:
-        document = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        mistakes = [f"{path}, {mistake}" for mistake in written_twice(text)]
+        document = yaml.safe_load(text)
     except OSError as wrong:
         raise ConfigError([f"{path}: cannot be read: {wrong.strerror or wrong}"]) from wrong
     except (yaml.YAMLError, UnicodeDecodeError) as wrong:
         raise ConfigError([f"{path}: not YAML: {' '.join(str(wrong).split())}"]) from wrong
-    return from_dict(document, source=str(path))
+    try:
+        found = from_dict(document, source=str(path))
+    except ConfigError as wrong:
+        mistakes += wrong.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    return found
 
 
 def load_all(paths: Sequence[Path]) -> list[Scenario]:

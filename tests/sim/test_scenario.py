@@ -52,6 +52,22 @@ def test_a_scenario_without_a_caller_is_refused(tmp_path: Path, text: str) -> No
         load(tmp_path / "quiet.yaml")
 
 
+def test_a_key_written_twice_is_told_with_its_line_beside_every_other_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text(
+        "caller:\n  - say: hello\n    say: goodbye\nexpect:\n  - heard: hello\nexpect:\n  - heard: goodbye\n"
+        "changes: &same {barge_in: never, barge_in: immediate}\nmodel: *same\nabot: x\n"
+    )
+    with pytest.raises(ConfigError) as wrong:
+        load(file)
+    assert list(wrong.value.mistakes) == [
+        f"{file}, line 3: say is written twice. Keep one",
+        f"{file}, line 6: expect is written twice. Keep one",
+        f"{file}, line 8: barge_in is written twice. Keep one",
+        f"{file}: abot: unknown key; did you mean about?",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["agent_says", "heard", "understood", "absent", "tool_call"])
 def test_words_that_are_none_cannot_be_expected(kind: str) -> None:
     for words in ("", " ", "?!", "_'"):
