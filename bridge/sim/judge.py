@@ -164,7 +164,8 @@ def _tool(expected: Expectation, outcome: Outcome) -> Verdict:
     arguments = msgspec.json.encode(expected.arguments).decode() if expected.arguments else ""
     said = f"the tool {expected.tool_call} is used" + (f" with {arguments}" if arguments else "")
     for tool in outcome.tools:
-        asked = all(tool.arguments.get(name) == value for name, value in expected.arguments.items())
+        given = tool.arguments
+        asked = all(name in given and given[name] == value for name, value in expected.arguments.items())
         if tool.name == expected.tool_call and asked and since <= tool.at_ms <= until:
             return Verdict(said, True, tool.at_ms, _tool_text(tool))
     used = _list(map(_tool_text, outcome.tools), quoted=False)
