@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from .figures import Measures
 from .measures import SOON_MS, false_interruptions, moment
 from .outcome import AgentTurn, Outcome, ToolCall
 from .scenario import Expectation, Scenario
+from .words import contains
 
 _TextOf = Callable[[AgentTurn], str]
 
@@ -95,16 +95,6 @@ def _as_known(expected: Expectation, scenario: Scenario, outcome: Outcome, measu
             return Verdict(said, met, outcome.length_ms, f"it ended with {outcome.ended}")
         case _:
             return _measured(expected, outcome, measures)
-
-
-def contains(text: str, words: str) -> bool:
-    """Whether `words` occur in `text` one after the other, whatever the case and the punctuation."""
-    wanted, found = _plain(words), _plain(text)
-    return f" {wanted} " in f" {found} "
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"[\w']+", text.lower()))
 
 
 def _window(expected: Expectation, outcome: Outcome) -> tuple[float, float]:

@@ -60,6 +60,9 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
         at_most: 750
         at_least: 0
 
+Words are the same whatever their case, punctuation and hyphens, and however an apostrophe or an accent is written;
+`12` and `twelve` are not.
+
 Of somebody else's server (`--against`) only what the telephone network sees is known: agent_yields_within_ms and
 measures. What was said, heard, understood, used or truncated there, and why it ended the call, fails as not to be
 known.
@@ -79,6 +82,7 @@ from bridge.errors import ConfigError, EndReason
 from bridge.reading import NOT_NEGATIVE, between, nearest, read, sure_of_close_code, written_twice
 
 from . import figures, voices
+from .words import words
 
 Occasion = Literal["stream", "agent_speaks", "agent_quiet", "said", "clear", "key", "stop"]
 
@@ -246,9 +250,9 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if sum(getattr(self, kind) is not None for kind in self.KINDS) != 1:
             raise ValueError(f"an expectation is one thing: {', '.join(self.KINDS)}")
         for kind in ("agent_says", "heard", "understood", "absent", "tool_call"):
-            words = getattr(self, kind)
-            if words is not None and not any(letter.isalnum() for letter in words):
-                raise ValueError(f"{kind} needs a letter or a digit, found {words!r}")
+            wanted = getattr(self, kind)
+            if wanted is not None and not any(map(str.isalnum, "".join(words(wanted)))):
+                raise ValueError(f"{kind} needs a letter or a digit, found {wanted!r}")
         if self.measure is not None and self.at_most is None and self.at_least is None:
             raise ValueError("measure needs at_most or at_least")
         idle = [

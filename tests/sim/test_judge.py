@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bridge.sim.actor import Performance, StepDone
-from bridge.sim.judge import Verdict, contains, judge
+from bridge.sim.judge import Verdict, judge
 from bridge.sim.measures import measure
 from bridge.sim.outcome import AgentTurn, CallerTurn, Cut, Gap, Outcome, ToolCall, Truncation
 from bridge.sim.scenario import from_dict
@@ -216,7 +216,9 @@ def test_an_agent_that_stops_for_what_is_not_meant_has_failed_unless_the_scenari
     assert verdicts(outcome=replace(call, cuts=(Cut(2900, 1800, 700),))) == [], "long after it"
 
 
-def test_words_are_compared_without_case_and_punctuation_but_whole() -> None:
-    assert contains("We're open, from Nine.", "we're open from nine")
-    assert not contains("We are opening", "open")
-    assert not contains("", "open")
+@pytest.mark.parametrize("drawn", ["I'm sorry", "I\u2019m sorry", "I\u02bcm sorry", "\u2018I\u00b4m sorry\u2019"])
+def test_words_heard_are_not_absent_however_they_are_written_down(drawn: str) -> None:
+    for said in ("I'm sorry.", "I\u2019m sorry."):
+        call = replace(CALL, agent_turns=(AgentTurn(0, 2000, said, said),))
+        heard, absent = verdicts({"heard": drawn}, {"absent": drawn}, outcome=call)
+        assert (heard.met, absent.met) == (True, False)

@@ -70,7 +70,7 @@ def test_a_key_written_twice_is_told_with_its_line_beside_every_other_mistake(tm
 
 @pytest.mark.parametrize("kind", ["agent_says", "heard", "understood", "absent", "tool_call"])
 def test_words_that_are_none_cannot_be_expected(kind: str) -> None:
-    for words in ("", " ", "?!", "_'"):
+    for words in ("", " ", "?!", "_'", "\u2019", "\u02bc", "\u02bb\u02bc", "\xa8", "\u0301"):
         assert mistakes({"caller": [SPEAKS], "expect": [{kind: words}]}) == [
             f"a.yaml: expect[1]: {kind} needs a letter or a digit, found {words!r}"
         ]
