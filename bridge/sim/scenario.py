@@ -78,10 +78,12 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from bridge.errors import ConfigError, EndReason
+from bridge.audio.wav import read_whole_wav
+from bridge.errors import ConfigError, EndReason, UsageError
 from bridge.reading import NOT_NEGATIVE, between, nearest, read, sure_of_close_code, written_twice
 
 from . import figures, voices
+from .sounds import RATE_HZ
 from .words import words
 
 Occasion = Literal["stream", "agent_speaks", "agent_quiet", "said", "clear", "key", "stop"]
@@ -398,8 +400,8 @@ def _across(scenario: Scenario, folder: Path) -> list[str]:
     mistakes += [f"voice.name: {wrong}" for wrong in _unknown_voice(scenario.voice)]
     for number, step in enumerate(scenario.caller, 1):
         mistakes += [f"caller[{number}].voice.name: {wrong}" for wrong in _unknown_voice(step.voice)]
-        if step.wav is not None and not (folder / step.wav).is_file():
-            mistakes.append(f"caller[{number}].wav: no file {step.wav!r} beside the scenario")
+        if step.wav is not None:
+            mistakes += [f"caller[{number}].wav: {wrong}" for wrong in _without_sound(folder, step.wav)]
         if step.hang_up and number < len(scenario.caller):
             mistakes.append(f"caller[{number}].hang_up: nothing can follow it")
     for number, expected in enumerate(scenario.expect, 1):
@@ -420,3 +422,15 @@ def _across(scenario: Scenario, folder: Path) -> list[str]:
 def _unknown_voice(voice: VoiceChange) -> Iterator[str]:
     if voice.name is not None and (wrong := voices.unknown(voice.name)):
         yield wrong
+
+
+def _without_sound(folder: Path, name: str) -> Iterator[str]:
+    if not (folder / name).is_file():
+        yield f"no file {name!r} beside the scenario"
+        return
+    try:
+        read_whole_wav(folder / name, RATE_HZ)
+    except UsageError as wrong:
+        yield f"{wrong}. Give a WAV file that somebody speaks in, or write `silence` for a caller who says nothing"
+    except OSError as wrong:
+        yield f"{folder / name} cannot be read: {wrong.strerror}. Make it a file this user may read"
