@@ -1,7 +1,7 @@
 """Reads what somebody wrote (a scenario, a script) into a struct, and tells every mistake with its key, what was found
 and what to write.
 
-Lists count from 1. A number that is none, or has no end, is a mistake wherever it stands.
+Lists count from 1. A key that stands twice, and a number that is none, or has no end, are mistakes wherever they stand.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 import msgspec
+import yaml
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -44,6 +45,14 @@ def read(written: Any, kind: type[T], where: str, wrong: list[str], *, known: Co
     except (TypeError, ValueError, OverflowError) as mistake:
         wrong.append(f"{place}{mistake}")
         return None
+
+
+def written_twice(text: str) -> list[str]:
+    """Keys written twice in one mapping of a YAML text, which YAML readers let pass: the last would win. Raises
+    yaml.YAMLError for a text that is none.
+    """
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    return [f"line {line}: {key} is written twice. Keep one" for line, key in _repeated(root, set())]
 
 
 def between(thing: msgspec.Struct, **ranges: tuple[float, float]) -> None:
@@ -111,3 +120,21 @@ def _endless(value: Any, where: str) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for number, one in enumerate(value, 1):
             yield from _endless(one, f"{where}[{number}]")
+
+
+def _repeated(node: yaml.Node | None, met: set[int]) -> Iterator[tuple[int, str]]:
+    """(line, key). What is referred to again, by an anchor, is told once."""
+    if id(node) in met:
+        return
+    met.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        keys: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    yield key.start_mark.line + 1, key.value
+                keys.add(key.value)
+            yield from _repeated(value, met)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated(item, met)

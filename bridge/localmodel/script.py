@@ -62,7 +62,7 @@ import yaml
 
 from bridge.errors import ConfigError
 from bridge.localmodel.wire import BETA_EVENTS, CLIENT_EVENTS, SERVER_EVENTS
-from bridge.reading import FROM_1, NOT_NEGATIVE, between, nearest, read, shown, sure_of_close_code
+from bridge.reading import FROM_1, NOT_NEGATIVE, between, nearest, read, shown, sure_of_close_code, written_twice
 
 _ABOVE_0 = (1e-9, float("inf"))
 _REASON_BYTES = 123  # a close frame holds 125, its code among them (RFC 6455 section 5.5)
@@ -205,10 +205,18 @@ class Scripts:
     def load(cls, path: Path) -> Scripts:
         """Raises ConfigError for a file that is not YAML or does not hold."""
         try:
-            document = yaml.safe_load(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
+            mistakes = [f"{path}, {mistake}" for mistake in written_twice(text)]
+            document = yaml.safe_load(text)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
             raise ConfigError([f"{path}: {wrong}"]) from wrong
-        return cls.from_dict(document or {}, source=str(path))
+        try:
+            scripts = cls.from_dict(document or {}, source=str(path))
+        except ConfigError as wrong:
+            mistakes += wrong.mistakes
+        if mistakes:
+            raise ConfigError(mistakes)
+        return scripts
 
     @classmethod
     def from_dict(cls, document: Any, *, source: str = "script") -> Scripts:

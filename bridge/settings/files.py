@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from bridge.reading import written_twice
 
 
 def text_of(path: Path, wrong: list[str]) -> str | None:
@@ -34,10 +35,7 @@ def parsed(
     text: str, path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader], wrong: list[str]
 ) -> dict[str, Any]:
     try:
-        node = yaml.compose(text, Loader=loader)
-        if node is None:
-            return {}
-        wrong += [f"{path}, line {line}: {key} is written twice. Keep one" for key, line in _repeated(node)]
+        twice = written_twice(text)
         document = yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
         # Not the error's own text: it quotes the file, which may hold a secret.
@@ -45,21 +43,10 @@ def parsed(
         where = f", line {mark.line + 1}" if mark is not None else ""
         wrong.append(f"{path}{where}: not YAML: {problem or 'it holds characters no text has'}. Mend the line")
         return {}
+    wrong += [f"{path}, {mistake}" for mistake in twice]
+    if document is None:
+        return {}
     if not isinstance(document, dict):
         wrong.append(f"{path}: found a {type(document).__name__}. Write settings as `name: value`")
         return {}
     return {str(key): value for key, value in document.items()}
-
-
-def _repeated(node: yaml.Node) -> Iterator[tuple[str, int]]:
-    """Keys written twice in one mapping, which YAML readers let pass: the last would win."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                yield str(key.value), key.start_mark.line + 1
-            seen.add(key.value if isinstance(key.value, str) else "")
-            yield from _repeated(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _repeated(item)

@@ -60,6 +60,9 @@ class MediaSocket(Protocol):
 
     def resume(self) -> None: ...
 
+    def half_open(self) -> None:
+        """From now on nothing is read, answered or told; the connection stays."""
+
 
 class Listener(Protocol):
     """What a media socket tells its owner, always from the loop and in order; `on_closed` comes last and once."""
@@ -202,11 +205,12 @@ class _Socket(asyncio.Protocol):
         self._text = True
         self._over = False
         self._read_paused = False
+        self._half_open = False  # TCP still takes what is sent to it, which a line that is cut would not
 
     # -- the carrier's side
 
     def send(self, message: str | bytes) -> None:
-        if self._protocol.state is not OPEN:
+        if self._protocol.state is not OPEN or self._half_open:
             return
         if isinstance(message, str):
             self._protocol.send_text(message.encode())
@@ -215,7 +219,7 @@ class _Socket(asyncio.Protocol):
         self._flush()
 
     def close(self, code: int = 1000) -> None:
-        if self._protocol.state is OPEN:
+        if self._protocol.state is OPEN and not self._half_open:
             self._protocol.send_close(code)
             self._flush()
             asyncio.get_running_loop().call_later(2.0, self.abort)  # a peer that never answers our close
@@ -234,6 +238,9 @@ class _Socket(asyncio.Protocol):
             self._read_paused = False
             self._transport.resume_reading()
 
+    def half_open(self) -> None:
+        self._half_open = True
+
     # -- the transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -244,17 +251,24 @@ class _Socket(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
+        if self._half_open:
+            return
         self._protocol.receive_data(data)
         self._flush()
         self._take_events()
 
-    def eof_received(self) -> None:
-        self._protocol.receive_eof()
-        self._flush()
-        self._take_events()
+    def eof_received(self) -> bool:
+        """Whether our end stays open."""
+        if not self._half_open:
+            self._protocol.receive_eof()
+            self._flush()
+            self._take_events()
+        return self._half_open
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        if self._half_open:
+            return
         self._protocol.receive_eof()
         self._take_events()
         if not self.opened.done():

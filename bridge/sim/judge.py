@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from .figures import Measures
 from .measures import SOON_MS, false_interruptions, moment
 from .outcome import AgentTurn, Outcome, ToolCall
 from .scenario import Expectation, Scenario
+from .words import contains
 
 _TextOf = Callable[[AgentTurn], str]
 
@@ -97,16 +97,6 @@ def _as_known(expected: Expectation, scenario: Scenario, outcome: Outcome, measu
             return _measured(expected, outcome, measures)
 
 
-def contains(text: str, words: str) -> bool:
-    """Whether `words` occur in `text` one after the other, whatever the case and the punctuation."""
-    wanted, found = _plain(words), _plain(text)
-    return f" {wanted} " in f" {found} "
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"[\w']+", text.lower()))
-
-
 def _window(expected: Expectation, outcome: Outcome) -> tuple[float, float]:
     """From when to when a thing must begin."""
     if expected.within_ms is None and expected.of_step is None:
@@ -164,7 +154,8 @@ def _tool(expected: Expectation, outcome: Outcome) -> Verdict:
     arguments = msgspec.json.encode(expected.arguments).decode() if expected.arguments else ""
     said = f"the tool {expected.tool_call} is used" + (f" with {arguments}" if arguments else "")
     for tool in outcome.tools:
-        asked = all(tool.arguments.get(name) == value for name, value in expected.arguments.items())
+        given = tool.arguments
+        asked = all(name in given and given[name] == value for name, value in expected.arguments.items())
         if tool.name == expected.tool_call and asked and since <= tool.at_ms <= until:
             return Verdict(said, True, tool.at_ms, _tool_text(tool))
     used = _list(map(_tool_text, outcome.tools), quoted=False)

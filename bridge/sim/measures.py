@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, zip_longest
@@ -14,6 +13,7 @@ import numpy as np
 from .figures import Measures, Spread
 from .outcome import CallerTurn, Cut, Outcome
 from .sounds import RATE_HZ, Stretch, joined, loud_ms
+from .words import words
 
 LONG_SILENCE_MS = 2000.0
 SOON_MS = 1000.0  # after the caller's words a clear may still be for them
@@ -156,15 +156,11 @@ def clicks(outcome: Outcome) -> list[float]:
     return found
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[\w']+", text.lower())
-
-
 def _lost_words(turn: CallerTurn) -> int:
     """Leading words that are not in what was understood; none where nothing is known, all where nothing was."""
     if turn.understood is None or not turn.meant:
         return 0
-    said, understood = _words(turn.words), _words(turn.understood)
+    said, understood = words(turn.words), words(turn.understood)
     blocks = difflib.SequenceMatcher(None, said, understood, autojunk=False).get_matching_blocks()
     return blocks[0].a if blocks[0].size else len(said)
 

@@ -60,6 +60,9 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
         at_most: 750
         at_least: 0
 
+Words are the same whatever their case, punctuation and hyphens, and however an apostrophe or an accent is written;
+`12` and `twelve` are not.
+
 Of somebody else's server (`--against`) only what the telephone network sees is known: agent_yields_within_ms and
 measures. What was said, heard, understood, used or truncated there, and why it ended the call, fails as not to be
 known.
@@ -75,10 +78,13 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from bridge.errors import ConfigError, EndReason
-from bridge.reading import NOT_NEGATIVE, between, nearest, read, sure_of_close_code
+from bridge.audio.wav import read_whole_wav
+from bridge.errors import ConfigError, EndReason, UsageError
+from bridge.reading import NOT_NEGATIVE, between, nearest, read, sure_of_close_code, written_twice
 
 from . import figures, voices
+from .sounds import RATE_HZ
+from .words import words
 
 Occasion = Literal["stream", "agent_speaks", "agent_quiet", "said", "clear", "key", "stop"]
 
@@ -246,9 +252,9 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if sum(getattr(self, kind) is not None for kind in self.KINDS) != 1:
             raise ValueError(f"an expectation is one thing: {', '.join(self.KINDS)}")
         for kind in ("agent_says", "heard", "understood", "absent", "tool_call"):
-            words = getattr(self, kind)
-            if words is not None and not any(letter.isalnum() for letter in words):
-                raise ValueError(f"{kind} needs a letter or a digit, found {words!r}")
+            wanted = getattr(self, kind)
+            if wanted is not None and not any(map(str.isalnum, "".join(words(wanted)))):
+                raise ValueError(f"{kind} needs a letter or a digit, found {wanted!r}")
         if self.measure is not None and self.at_most is None and self.at_least is None:
             raise ValueError("measure needs at_most or at_least")
         idle = [
@@ -335,12 +341,20 @@ _KEYS = frozenset(Scenario.__struct_encode_fields__) - {"source"}
 def load(path: Path) -> Scenario:
     """One scenario. Raises ConfigError with every mistake in it: file, key, what was found, what to do."""
     try:
-        document = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        mistakes = [f"{path}, {mistake}" for mistake in written_twice(text)]
+        document = yaml.safe_load(text)
     except OSError as wrong:
         raise ConfigError([f"{path}: cannot be read: {wrong.strerror or wrong}"]) from wrong
     except (yaml.YAMLError, UnicodeDecodeError) as wrong:
         raise ConfigError([f"{path}: not YAML: {' '.join(str(wrong).split())}"]) from wrong
-    return from_dict(document, source=str(path))
+    try:
+        found = from_dict(document, source=str(path))
+    except ConfigError as wrong:
+        mistakes += wrong.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    return found
 
 
 def load_all(paths: Sequence[Path]) -> list[Scenario]:
@@ -386,8 +400,8 @@ def _across(scenario: Scenario, folder: Path) -> list[str]:
     mistakes += [f"voice.name: {wrong}" for wrong in _unknown_voice(scenario.voice)]
     for number, step in enumerate(scenario.caller, 1):
         mistakes += [f"caller[{number}].voice.name: {wrong}" for wrong in _unknown_voice(step.voice)]
-        if step.wav is not None and not (folder / step.wav).is_file():
-            mistakes.append(f"caller[{number}].wav: no file {step.wav!r} beside the scenario")
+        if step.wav is not None:
+            mistakes += [f"caller[{number}].wav: {wrong}" for wrong in _without_sound(folder, step.wav)]
         if step.hang_up and number < len(scenario.caller):
             mistakes.append(f"caller[{number}].hang_up: nothing can follow it")
     for number, expected in enumerate(scenario.expect, 1):
@@ -408,3 +422,15 @@ def _across(scenario: Scenario, folder: Path) -> list[str]:
 def _unknown_voice(voice: VoiceChange) -> Iterator[str]:
     if voice.name is not None and (wrong := voices.unknown(voice.name)):
         yield wrong
+
+
+def _without_sound(folder: Path, name: str) -> Iterator[str]:
+    if not (folder / name).is_file():
+        yield f"no file {name!r} beside the scenario"
+        return
+    try:
+        read_whole_wav(folder / name, RATE_HZ)
+    except UsageError as wrong:
+        yield f"{wrong}. Give a WAV file that somebody speaks in, or write `silence` for a caller who says nothing"
+    except OSError as wrong:
+        yield f"{folder / name} cannot be read: {wrong.strerror}. Make it a file this user may read"

@@ -146,10 +146,12 @@ class MediaStream:
         self.abort()
 
     def half_open(self) -> None:
-        """A fault: nothing arrives any more in either direction, and nobody is told."""
+        """A fault: nothing arrives any more in either direction, pings neither, and nobody is told."""
         self._timeline.add(self._clock.ms(), "network", "half_open")
         self._to_bridge.half_open()
         self._from_bridge.half_open()
+        if self._socket is not None:
+            self._socket.half_open()
 
     def stall(self, ms: float) -> None:
         """A fault: nothing moves in either direction for so long; then everything arrives at once."""

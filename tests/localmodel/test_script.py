@@ -473,6 +473,18 @@ def test_all_mistakes_of_a_script_are_told_at_once() -> None:
     assert keys == ["responses[1].nth", "responses[2].itmes", "omitt", "steps[1]", "speed must be above 0"]
 
 
+def test_a_key_written_twice_in_a_script_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "script.yaml"
+    path.write_text("steps:\n  - {after_ms: 1, after_ms: 2, drop: true}\nspeed: 0\nsteps: []\n")
+    with pytest.raises(ConfigError) as raised:
+        Scripts.load(path)
+    assert list(raised.value.mistakes) == [
+        f"{path}, line 2: after_ms is written twice. Keep one",
+        f"{path}, line 4: steps is written twice. Keep one",
+        f"{path}: speed must be above 0",
+    ]
+
+
 @pytest.mark.parametrize("room", ["session.py", "response.py"])
 def test_every_event_that_is_sent_or_read_can_be_named_in_a_script(room: str) -> None:
     text = Path(wire.__file__).with_name(room).read_text("utf-8")

@@ -254,6 +254,7 @@ def test_folders_that_are_not_there_are_named(tmp_path: Path) -> None:
         ("- a\n- b\n", "found a list"),
         ("port: 1\nport: 2\n", "line 2: port is written twice"),
         ("twilio:\n  account_sid: AC1\n  account_sid: AC2\n", "line 3: account_sid is written twice"),
+        ("twilio: {[account_sid]: AC1}\n", "not YAML: found unhashable key"),
         ("config: elsewhere\n", "only the environment"),
         ("host: !!python/object/apply:os.system [id]\n", "not YAML"),
     ],

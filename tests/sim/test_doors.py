@@ -104,6 +104,46 @@ async def test_fragmented_messages_arrive_whole_and_pings_are_answered() -> None
     assert (heard.closed, heard.reason) == ([1008], "no")
 
 
+@pytest.mark.parametrize("ending", ["close", "end", "reset"])
+@on_virtual_time
+async def test_a_half_open_socket_neither_answers_nor_says_nor_hears_of_anything(ending: str) -> None:
+    frames: list[object] = []
+    silent = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await peer.upgrade()
+        await silent.wait()
+        peer.protocol.send_ping(b"there?")
+        peer.protocol.send_text(b"hello?")
+        if ending == "close":
+            peer.protocol.send_close(1011, "no answer")
+        peer.flush()
+        if ending == "end":
+            peer.writer.write_eof()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(30):
+                peer.protocol.receive_data(await peer.reader.read(65536))
+        frames.extend(peer.protocol.events_received())
+        if ending == "reset":
+            peer.writer.transport.abort()
+
+    heard = Heard()
+    async with serving(serve) as door:
+        socket = await opened(door, heard)
+        socket.pause()
+        socket.half_open()
+        socket.resume()
+        silent.set()
+        await asyncio.sleep(1)
+        socket.send("still here")
+        socket.close()
+        await asyncio.sleep(40)
+        socket.abort()
+        await asyncio.sleep(1)
+    assert frames == []
+    assert (heard.messages, heard.closed) == ([], [])
+
+
 @on_virtual_time
 async def test_closing_twice_is_harmless_and_a_peer_that_never_answers_is_left() -> None:
     left = asyncio.Event()

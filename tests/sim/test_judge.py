@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bridge.sim.actor import Performance, StepDone
-from bridge.sim.judge import Verdict, contains, judge
+from bridge.sim.judge import Verdict, judge
 from bridge.sim.measures import measure
 from bridge.sim.outcome import AgentTurn, CallerTurn, Cut, Gap, Outcome, ToolCall, Truncation
 from bridge.sim.scenario import from_dict
@@ -81,6 +81,7 @@ def test_what_happened_as_expected_is_met(expected: dict[str, Any]) -> None:
         ({"absent": "we are open"}, 4600, "We are open from"),
         ({"tool_call": "hang_up"}, 20_000, "transfer"),
         ({"tool_call": "transfer", "arguments": {"target": "boss"}}, 20_000, "operator"),
+        ({"tool_call": "transfer", "arguments": {"reason": None}}, 20_000, "operator"),
         ({"tool_call": "transfer", "within_ms": 2000}, 9000, "9.50 s"),
         ({"agent_yields_within_ms": 199}, 6000, "200"),
         ({"truncated_at": {"near_ms": 1630, "tolerance_ms": 40}}, 6200, "told 1580 ms, heard 1600 ms"),
@@ -128,6 +129,13 @@ def test_of_somebody_elses_server_it_is_not_known_what_only_a_service_knows(expe
 def test_of_somebody_elses_server_is_known_what_the_carrier_saw() -> None:
     expected = {"agent_yields_within_ms": 200}, {"measure": "answer_ms.count", "at_least": 2}
     assert all(verdict.met for verdict in verdicts(*expected, outcome=replace(CALL, foreign=True)))
+
+
+def test_an_argument_that_is_null_is_met_by_null_alone() -> None:
+    expected = {"tool_call": "hang_up", "arguments": {"reason": None}}
+    for arguments, met in (({"reason": None}, True), ({}, False), ({"reason": ""}, False)):
+        (verdict,) = verdicts(expected, outcome=replace(CALL, tools=(ToolCall(9500, "hang_up", arguments),)))
+        assert verdict.met is met, arguments
 
 
 def test_a_failure_names_the_moment_of_the_value_that_broke_the_limit() -> None:
@@ -208,7 +216,9 @@ def test_an_agent_that_stops_for_what_is_not_meant_has_failed_unless_the_scenari
     assert verdicts(outcome=replace(call, cuts=(Cut(2900, 1800, 700),))) == [], "long after it"
 
 
-def test_words_are_compared_without_case_and_punctuation_but_whole() -> None:
-    assert contains("We're open, from Nine.", "we're open from nine")
-    assert not contains("We are opening", "open")
-    assert not contains("", "open")
+@pytest.mark.parametrize("drawn", ["I'm sorry", "I\u2019m sorry", "I\u02bcm sorry", "\u2018I\u00b4m sorry\u2019"])
+def test_words_heard_are_not_absent_however_they_are_written_down(drawn: str) -> None:
+    for said in ("I'm sorry.", "I\u2019m sorry."):
+        call = replace(CALL, agent_turns=(AgentTurn(0, 2000, said, said),))
+        heard, absent = verdicts({"heard": drawn}, {"absent": drawn}, outcome=call)
+        assert (heard.met, absent.met) == (True, False)

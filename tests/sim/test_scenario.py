@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bridge.audio.wav import write_wav
 from bridge.errors import ConfigError
 from bridge.sim import scenario as module
 from bridge.sim import voices
@@ -22,7 +23,7 @@ def mistakes(document: Any, source: str = "a.yaml") -> list[str]:
 def test_the_documented_example_is_a_scenario(tmp_path: Path) -> None:
     assert module.__doc__ is not None
     example = "\n".join(line[4:] for line in module.__doc__.splitlines() if line.startswith("    "))
-    (tmp_path / "cough.wav").write_bytes(b"")
+    write_wav(tmp_path / "cough.wav", 8000, b"\x00\x20" * 800, channels=1)
     file = tmp_path / "interrupt.yaml"
     file.write_text(example)
     found = load(file)
@@ -52,9 +53,25 @@ def test_a_scenario_without_a_caller_is_refused(tmp_path: Path, text: str) -> No
         load(tmp_path / "quiet.yaml")
 
 
+def test_a_key_written_twice_is_told_with_its_line_beside_every_other_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text(
+        "caller:\n  - say: hello\n    say: goodbye\nexpect:\n  - heard: hello\nexpect:\n  - heard: goodbye\n"
+        "changes: &same {barge_in: never, barge_in: immediate}\nmodel: *same\nabot: x\n"
+    )
+    with pytest.raises(ConfigError) as wrong:
+        load(file)
+    assert list(wrong.value.mistakes) == [
+        f"{file}, line 3: say is written twice. Keep one",
+        f"{file}, line 6: expect is written twice. Keep one",
+        f"{file}, line 8: barge_in is written twice. Keep one",
+        f"{file}: abot: unknown key; did you mean about?",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["agent_says", "heard", "understood", "absent", "tool_call"])
 def test_words_that_are_none_cannot_be_expected(kind: str) -> None:
-    for words in ("", " ", "?!", "_'"):
+    for words in ("", " ", "?!", "_'", "\u2019", "\u02bc", "\u02bb\u02bc", "\xa8", "\u0301"):
         assert mistakes({"caller": [SPEAKS], "expect": [{kind: words}]}) == [
             f"a.yaml: expect[1]: {kind} needs a letter or a digit, found {words!r}"
         ]
@@ -217,6 +234,22 @@ def test_what_only_the_whole_can_be_wrong_in_is_found_too() -> None:
     assert any("expect[1].of_step: there is no step 9" in mistake for mistake in found)
     assert any("did you mean answer_ms.p95?" in mistake for mistake in found)
     assert any("'bored' is none; there are caller_left" in mistake for mistake in found)
+
+
+def test_a_wav_file_without_sound_is_named_before_the_call(tmp_path: Path) -> None:
+    write_wav(tmp_path / "empty.wav", 8000, b"", channels=1)
+    write_wav(tmp_path / "click.wav", 48000, b"\x00\x20", channels=1)
+    write_wav(tmp_path / "short.wav", 8000, b"\x00\x20" * 800, channels=1)
+    (tmp_path / "short.wav").write_bytes((tmp_path / "short.wav").read_bytes()[:-10])
+    (tmp_path / "nothing.wav").write_bytes(b"")
+    names = ["empty.wav", "click.wav", "short.wav", "nothing.wav"]
+    found = mistakes({"caller": [{"wav": name} for name in names]}, source=str(tmp_path / "a.yaml"))
+    remedy = "Give a WAV file that somebody speaks in, or write `silence` for a caller who says nothing"
+    said = ["has no sound in it", "has no sound in it", "is cut short: 10 bytes fewer than its header says"]
+    assert found == [
+        f"{tmp_path}/a.yaml: caller[{number}].wav: {tmp_path}/{name} {wrong}. {remedy}"
+        for number, (name, wrong) in enumerate(zip(names, [*said, "is not a WAV file"], strict=True), 1)
+    ]
 
 
 def test_folders_are_read_by_name_and_the_mistakes_of_all_files_come_together(tmp_path: Path) -> None:
