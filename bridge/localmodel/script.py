@@ -208,7 +208,7 @@ class Scripts:
             text = path.read_text("utf-8")
             mistakes = [f"{path}, {mistake}" for mistake in written_twice(text)]
             document = yaml.safe_load(text)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
+        except (OSError, ValueError, yaml.YAMLError) as wrong:
             raise ConfigError([f"{path}: {wrong}"]) from wrong
         try:
             scripts = cls.from_dict(document or {}, source=str(path))

@@ -346,7 +346,7 @@ def load(path: Path) -> Scenario:
         document = yaml.safe_load(text)
     except OSError as wrong:
         raise ConfigError([f"{path}: cannot be read: {wrong.strerror or wrong}"]) from wrong
-    except (yaml.YAMLError, UnicodeDecodeError) as wrong:
+    except (yaml.YAMLError, ValueError) as wrong:
         raise ConfigError([f"{path}: not YAML: {' '.join(str(wrong).split())}"]) from wrong
     try:
         found = from_dict(document, source=str(path))

@@ -256,6 +256,7 @@ def test_folders_that_are_not_there_are_named(tmp_path: Path) -> None:
         ("twilio:\n  account_sid: AC1\n  account_sid: AC2\n", "line 3: account_sid is written twice"),
         ("twilio: {[account_sid]: AC1}\n", "not YAML: found unhashable key"),
         ("config: elsewhere\n", "only the environment"),
+        ("host: 2026-99-99\n", "not YAML"),
         ("host: !!python/object/apply:os.system [id]\n", "not YAML"),
     ],
 )
