@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pybase64
-import structlog
 
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
@@ -21,8 +20,6 @@ from bridge.realtime.connection import Opening, RealtimeConnection, RealtimeMess
 from bridge.realtime.dialect import BETA_NAMES, GA_NAMES
 from bridge.realtime.emitter import Emitter
 from bridge.realtime.profiles import Target
-
-log = structlog.get_logger()
 
 
 class RealtimeAPI(Emitter):
@@ -102,8 +99,8 @@ class RealtimeAPI(Emitter):
         return self._connection, {"event_id": f"evt_{self._events:017d}", "type": name, **(fields or {})}
 
     def _sending(self, name: str, event: dict[str, Any]) -> None:
-        self._tell(f"client.{name}", event)
-        self._tell("client.*", event)
+        self.dispatch(f"client.{name}", event)
+        self.dispatch("client.*", event)
         self._sent_at = asyncio.get_running_loop().time()
 
     # ------------------------------------------------------------ what comes
@@ -116,24 +113,18 @@ class RealtimeAPI(Emitter):
         if event is None or not isinstance(event.get("type"), str):
             return
         kind = event["type"]
-        self._tell(f"server.{kind}", event)
+        self.dispatch(f"server.{kind}", event)
         other = GA_NAMES.get(kind) or BETA_NAMES.get(kind)
         if other is not None:
-            self._tell(f"server.{other}", event)
-        self._tell("server.*", event)
+            self.dispatch(f"server.{other}", event)
+        self.dispatch("server.*", event)
 
     def _closed(self, connection: RealtimeConnection, code: int | None) -> None:
         if self._connection is connection:  # not by us
             self._connection = None
-            self._tell("close", {"error": code not in (1000, 1001, 1005), "code": code})
+            self.dispatch("close", {"error": code not in (1000, 1001, 1005), "code": code})
         else:
-            self._tell("close", {"error": False, "code": code})
-
-    def _tell(self, name: str, payload: Any) -> None:
-        try:
-            self.dispatch(name, payload)
-        except Exception:
-            log.exception("realtime.listener_failed", on=name)
+            self.dispatch("close", {"error": False, "code": code})
 
     async def _keep_alive(self, connection: RealtimeConnection) -> None:
         """Some services close a socket that is quiet; a small frame says we are still here."""

@@ -20,8 +20,6 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import structlog
-
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
 from bridge.realtime.api import RealtimeAPI
@@ -33,8 +31,6 @@ from bridge.realtime.profiles import Profile
 from bridge.realtime.session import from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt
 from bridge.realtime.wire import table, wire_id
-
-log = structlog.get_logger()
 
 Audio = bytes | bytearray | memoryview | Any  # anything that gives its bytes: numpy int16, array("h")
 
@@ -313,7 +309,7 @@ class RealtimeClient(Emitter):
 
     def _log(self, source: str, event: dict[str, Any]) -> None:
         time = datetime.datetime.now(datetime.UTC).isoformat()  # a date for people, as the contract has it
-        self._tell("realtime.event", {"time": time, "source": source, "event": event})
+        self.dispatch("realtime.event", {"time": time, "source": source, "event": event})
 
     def _server_event(self, event: dict[str, Any]) -> None:
         self._log("server", event)
@@ -323,7 +319,7 @@ class RealtimeClient(Emitter):
                 if self._created is not None and not self._created.done():
                     self._created.set_result(True)
             case "input_audio_buffer.speech_started":
-                self._tell("conversation.interrupted", {})
+                self.dispatch("conversation.interrupted", {})
             case "response.created":
                 self._response_created(event)
             case "error":
@@ -334,11 +330,11 @@ class RealtimeClient(Emitter):
             self._response_done(event)
 
     def _changed(self, change: Change) -> None:
-        self._tell("conversation.updated", {"item": change.item, "delta": change.delta})
+        self.dispatch("conversation.updated", {"item": change.item, "delta": change.delta})
         if change.appended:
-            self._tell("conversation.item.appended", {"item": change.item})
+            self.dispatch("conversation.item.appended", {"item": change.item})
         if change.completed:
-            self._tell("conversation.item.completed", {"item": change.item})
+            self.dispatch("conversation.item.completed", {"item": change.item})
             tool, response_id = change.item.formatted.tool, change.item.response_id
             if tool is not None and tool.name in self._tools and response_id:  # without one it is our own seed
                 self._spawn(self._tools.run(tool, response_id))
@@ -367,12 +363,12 @@ class RealtimeClient(Emitter):
         if code == "conversation_already_has_active_response":
             self._wish = True
         self._complaint = RealtimeError(message, code=code, param=param or None, request_id=request_id or None)
-        self._tell("error", self._complaint)
+        self.dispatch("error", self._complaint)
 
     def _connection_closed(self, how: dict[str, Any]) -> None:
         lost = RealtimeError(f"the connection closed ({how['code']})", code="connection_lost")
         if how["error"]:
-            self._tell("error", lost)
+            self.dispatch("error", lost)
         self._ended(self._complaint or lost)
 
     def _ended(self, why: RealtimeError) -> None:
@@ -409,12 +405,6 @@ class RealtimeClient(Emitter):
     def _new_input(self) -> InputAudio:
         return InputAudio(bytes_per_ms=self._bytes_per_ms("input_format"), keep_ms=self._keep_audio_s * 1000)
 
-    def _tell(self, name: str, payload: Any) -> None:
-        try:
-            self.dispatch(name, payload)
-        except Exception:
-            log.exception("realtime.listener_failed", on=name)
-
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(self._finish(work), name="realtime client")
         self._tasks.add(task)
@@ -424,7 +414,7 @@ class RealtimeClient(Emitter):
         try:
             await work
         except RealtimeError as error:  # closed meanwhile
-            self._tell("error", error)
+            self.dispatch("error", error)
 
 
 def _item_of(payload: Any) -> Item | None:
