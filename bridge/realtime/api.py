@@ -35,6 +35,7 @@ class RealtimeAPI(Emitter):
         self._dialect = target.dialect()
         self._timeout_s = given.seconds("timeout_s", timeout_s)
         self._connection: RealtimeConnection | None = None
+        self._one_by_one = asyncio.Lock()  # connecting and disconnecting, in the order they were asked for
         self._events = 0
         self._sent_at = 0.0
         self._keeper: asyncio.Task[None] | None = None
@@ -47,23 +48,25 @@ class RealtimeAPI(Emitter):
         """Raises UsageError when connected already or without a key the service wants, RealtimeError when no connection
         can be had.
         """
-        if self._connection is not None:
-            raise UsageError("already connected; disconnect first")
-        connection = await Opening(self.target, strict=False, timeout_s=self._timeout_s)
-        self._connection = connection
-        connection.on("message", self._message)
-        connection.on("close", lambda code, reason: self._closed(connection, code))
-        if self.target.profile.keepalive_s:
-            self._keeper = asyncio.create_task(self._keep_alive(connection), name="realtime keepalive")
+        async with self._one_by_one:
+            if self._connection is not None:
+                raise UsageError("already connected; disconnect first")
+            connection = await Opening(self.target, strict=False, timeout_s=self._timeout_s)
+            self._connection = connection
+            connection.on("message", self._message)
+            connection.on("close", lambda code, reason: self._closed(connection, code))
+            if self.target.profile.keepalive_s:
+                self._keeper = asyncio.create_task(self._keep_alive(connection), name="realtime keepalive")
 
     async def disconnect(self) -> None:
-        """Close the session; harmless without one."""
-        connection, self._connection = self._connection, None
-        if self._keeper is not None:
-            self._keeper.cancel()
-            self._keeper = None
-        if connection is not None:
-            await connection.close()
+        """Close the session; harmless without one. One that is just being opened is waited for, and closed."""
+        async with self._one_by_one:
+            connection, self._connection = self._connection, None
+            if self._keeper is not None:
+                self._keeper.cancel()
+                self._keeper = None
+            if connection is not None:
+                await connection.close()
 
     async def send(self, name: str, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One client event: `name` is its type, `fields` the rest (an `event_id` in it replaces ours). Returns what was

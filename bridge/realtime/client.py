@@ -84,6 +84,7 @@ class RealtimeClient(Emitter):
         self._dialect = target.dialect()
         self._keep_audio_s = given.seconds("keep_audio_s", keep_audio_s, least=_SHORTEST_KEPT_S)
         self._tools = ToolBelt(self._answer_tool, self._ask_after_tools)
+        self._one_by_one = asyncio.Lock()  # connecting and disconnecting, in the order they were asked for
         self._created: asyncio.Future[bool] | None = None
         self._heard = self._new_input()
         self._active: set[str] = set()  # responses the service is making
@@ -105,16 +106,16 @@ class RealtimeClient(Emitter):
         """Open the session and send its configuration. Raises UsageError when connected, or without a key where the
         service wants one, RealtimeError when refused.
         """
-        if self.is_connected:
-            raise UsageError("already connected; disconnect first")
-        self._created = asyncio.get_running_loop().create_future()
-        self._heard = self._new_input()
-        self._complaint = None
-        await self.realtime.connect()
-        with contextlib.suppress(
-            RealtimeError
-        ):  # closed already; why comes as an "error", and to who waits for a greeting
-            await self._send_session()
+        async with self._one_by_one:
+            if self.is_connected:
+                raise UsageError("already connected; disconnect first")
+            self._created = asyncio.get_running_loop().create_future()
+            self._heard = self._new_input()
+            self._complaint = None
+            await self.realtime.connect()
+            # Closed already? Why comes as an "error", and to who waits for a greeting.
+            with contextlib.suppress(RealtimeError):
+                await self._send_session()
 
     async def wait_for_session_created(self) -> bool:
         """True once the service has greeted us. Raises RealtimeError when not connected, or when it closed instead:
@@ -125,13 +126,16 @@ class RealtimeClient(Emitter):
         return await asyncio.shield(self._created)
 
     async def disconnect(self) -> None:
-        """Close the session and forget its conversation; tools still running are cancelled."""
-        for task in list(self._tasks):
-            if task is not asyncio.current_task():
-                task.cancel()
-        await self.realtime.disconnect()
-        self._ended(RealtimeError("the client disconnected", code="connection_closed"))
-        self.conversation.clear()
+        """Close the session and forget its conversation; tools still running are cancelled. A session that is just
+        being opened is waited for, `timeout_s` at most, and closed.
+        """
+        async with self._one_by_one:
+            for task in list(self._tasks):
+                if task is not asyncio.current_task():
+                    task.cancel()
+            await self.realtime.disconnect()
+            self._ended(RealtimeError("the client disconnected", code="connection_closed"))
+            self.conversation.clear()
 
     async def reset(self) -> None:
         """Disconnect, and forget configuration, tools and listeners."""

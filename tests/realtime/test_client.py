@@ -171,6 +171,45 @@ async def test_sending_needs_a_connection_and_connecting_none() -> None:
             await client.connect()
 
 
+@pytest.mark.parametrize("layer", ["the client", "the layer below"])
+async def test_of_two_who_connect_at_once_the_second_is_refused_and_one_session_is_open(layer: str) -> None:
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="k")
+        one = client if layer == "the client" else client.realtime
+        first, second = await asyncio.gather(one.connect(), one.connect(), return_exceptions=True)
+        assert first is None
+        assert isinstance(second, UsageError)
+        assert len(service.requests) == 1
+        await service.say(CREATED)
+        if one is client:
+            assert await asyncio.wait_for(client.wait_for_session_created(), 5)
+        await one.disconnect()
+        await settle(lambda: service.sessions == 0)
+
+
+@pytest.mark.parametrize("layer", ["the client", "the layer below"])
+async def test_who_disconnects_while_connecting_is_disconnected(layer: str) -> None:
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="k")
+        one = client if layer == "the client" else client.realtime
+        await asyncio.gather(one.connect(), one.disconnect())
+        assert not one.is_connected
+        await settle(lambda: service.sessions == 0)
+        if one is client:
+            with pytest.raises(RealtimeError, match="the connection closed"):
+                await client.wait_for_session_created()
+
+
+async def test_who_connects_while_disconnecting_has_a_new_session() -> None:
+    async with talking() as (client, service):
+        service.connected.clear()
+        await asyncio.gather(client.disconnect(), client.connect())
+        assert client.is_connected
+        await service.say(CREATED)
+        assert await asyncio.wait_for(client.wait_for_session_created(), 5)
+        await settle(lambda: service.sessions == 1)
+
+
 # ---------------------------------------------------------------- what cannot be used
 
 NO_TIME = (-1, 0, float("nan"), float("inf"), "5", None, True)
