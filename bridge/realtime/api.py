@@ -16,7 +16,7 @@ import pybase64
 
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
-from bridge.realtime.connection import Opening, RealtimeConnection, RealtimeMessage
+from bridge.realtime.connection import Opening, RealtimeConnection, RealtimeMessage, pieces
 from bridge.realtime.dialect import BETA_NAMES, GA_NAMES
 from bridge.realtime.emitter import Emitter
 from bridge.realtime.profiles import Target
@@ -81,15 +81,17 @@ class RealtimeAPI(Emitter):
         return event
 
     async def send_audio(self, audio: bytes) -> None:
-        """Caller audio: an `input_audio_buffer.append`, or, where the profile says so, a binary frame told as one."""
-        audio = given.sound("audio", audio)
-        fields = {"audio": pybase64.b64encode(audio).decode("ascii")}
-        if self.target.profile.binary_audio:
-            connection, event = self._made("input_audio_buffer.append", fields)
-            self._sending("input_audio_buffer.append", event)
-            await connection.send_audio(audio)
-        else:
-            await self.send("input_audio_buffer.append", fields)
+        """Caller audio: an `input_audio_buffer.append`, or, where the profile says so, a binary frame told as one; more
+        than a service takes at once goes in several.
+        """
+        for piece in pieces(given.sound("audio", audio)):
+            fields = {"audio": pybase64.b64encode(piece).decode("ascii")}
+            if self.target.profile.binary_audio:
+                connection, event = self._made("input_audio_buffer.append", fields)
+                self._sending("input_audio_buffer.append", event)
+                await connection.send_audio(piece)
+            else:
+                await self.send("input_audio_buffer.append", fields)
 
     def _made(self, name: str, fields: Mapping[str, Any] | None) -> tuple[RealtimeConnection, dict[str, Any]]:
         """What is to be sent, and over what."""

@@ -23,6 +23,7 @@ from typing import Any
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
 from bridge.realtime.api import RealtimeAPI
+from bridge.realtime.connection import pieces
 from bridge.realtime.conversation import NAMELESS, Change, Conversation, InputAudio, Item
 from bridge.realtime.dialect import GA_NAMES, MADE_UP
 from bridge.realtime.emitter import Emitter
@@ -110,9 +111,9 @@ class RealtimeClient(Emitter):
             if self.is_connected:
                 raise UsageError("already connected; disconnect first")
             self._created = asyncio.get_running_loop().create_future()
-            self._heard = self._new_input()
             self._complaint = None
             await self.realtime.connect()
+            self._heard = self._new_input()  # what somebody appended before was not sent
             # Closed already? Why comes as an "error", and to who waits for a greeting.
             with contextlib.suppress(RealtimeError):
                 await self._send_session()
@@ -229,21 +230,20 @@ class RealtimeClient(Emitter):
         return part
 
     async def append_input_audio(self, audio: Audio) -> None:
-        """Caller audio in the session's input format, a piece at a time: bytes, or 16-bit samples for PCM."""
+        """Caller audio in the session's input format, of any length: bytes, or 16-bit samples for PCM."""
         encoding, rate_hz = self.session["input_format"]
-        piece = given.sound("audio", audio, encoding=encoding, rate_hz=rate_hz)
-        if not piece:
-            return
-        await self.realtime.send_audio(piece)
-        self._heard.append(piece)
+        for piece in pieces(given.sound("audio", audio, encoding=encoding, rate_hz=rate_hz)):
+            self._heard.append(piece)  # the service may speak of it before the sending returns
+            await self.realtime.send_audio(piece)
 
     async def create_response(self) -> None:
         """Ask for an answer; in manual mode the audio appended so far is committed first. While a response is being
         made the asking waits for its end.
         """
         if self.turn_detection_type is None and len(self._heard):
+            heard = self._heard.take()  # what is appended while we send comes after it
             await self.realtime.send("input_audio_buffer.commit")
-            self.conversation.queue_input_audio(self._heard.take())
+            self.conversation.queue_input_audio(heard)
         if self._active:
             self._wish = True
             return

@@ -607,6 +607,77 @@ async def test_audio_goes_in_binary_frames_where_the_profile_says_so_and_is_told
         ]
 
 
+@pytest.mark.parametrize("binary_audio", [False, True])
+async def test_much_audio_goes_in_pieces_of_whole_samples_and_is_kept_as_it_is_sent(binary_audio: bool) -> None:
+    profile = msgspec.structs.replace(builtin()["local"], binary_audio=binary_audio)
+    async with talking(profile=profile) as (client, service):
+        told: list[bytes] = []
+        kept: list[int] = []
+        client.realtime.on(
+            "client.input_audio_buffer.append", lambda event: told.append(base64.b64decode(event["audio"]))
+        )
+        client.realtime.on("client.input_audio_buffer.append", lambda _: kept.append(len(client._heard)))
+        samples = np.arange(3_000_000 // 2, dtype=np.int16)
+        await client.append_input_audio(samples)
+        await service.heard(1 + 3)
+        sent = [one if binary_audio else base64.b64decode(one["audio"]) for one in service.received[1:]]
+        assert [len(piece) for piece in sent] == [1 << 20, 1 << 20, 3_000_000 - (2 << 20)]
+        assert b"".join(sent) == samples.tobytes()
+        assert told == sent
+        assert kept == [1 << 20, 2 << 20, 3_000_000], "of each piece as it goes"
+        assert client._heard.take() == samples.tobytes()
+        await client.realtime.send_audio(samples.tobytes())
+        await service.heard(1 + 6)
+        assert told[3:] == sent
+
+
+async def test_of_audio_whose_sending_was_given_up_only_what_was_sent_is_kept() -> None:
+    async with talking() as (client, service):
+        going: list[asyncio.Task[None]] = []
+        client.realtime.on("client.input_audio_buffer.append", lambda _: going[0].cancel())
+        going.append(asyncio.create_task(client.append_input_audio(bytes(20 << 20))))
+        await asyncio.wait(going)
+        client.realtime.off("client.input_audio_buffer.append")
+        await quiet(client, service)
+        sent = sum(len(base64.b64decode(one["audio"])) for one in service.received if "audio" in one)
+        assert 0 < sent < 20 << 20
+        assert len(client._heard) == sent
+
+
+async def test_audio_appended_before_there_is_a_session_is_refused_and_not_kept() -> None:
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="k")
+        refused = (client.append_input_audio(bytes(480)), client.append_input_audio(bytes(480)))
+        with pytest.raises(RealtimeError, match="not connected"):
+            await refused[0]
+        connected, second = await asyncio.gather(client.connect(), refused[1], return_exceptions=True)
+        assert connected is None
+        assert isinstance(second, RealtimeError)
+        assert len(client._heard) == 0
+        await client.disconnect()
+
+
+async def test_audio_appended_while_a_turn_is_committed_belongs_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with talking() as (client, service):
+        await client.append_input_audio(b"\1\0" * 2400)
+        send = client.realtime.send
+
+        async def slowly(name: str, fields: Any = None) -> dict[str, Any]:
+            sent = await send(name, fields)
+            if name == "input_audio_buffer.commit":
+                await client.append_input_audio(b"\2\0" * 2400)
+            return sent
+
+        monkeypatch.setattr(client.realtime, "send", slowly)
+        await client.create_response()
+        await service.heard_type("response.create")
+        wire = {"id": "u", "type": "message", "role": "user", "content": [{"type": "input_audio"}]}
+        await service.say({"type": "conversation.item.added", "item": wire})
+        await settle(lambda: client.conversation.get_items())
+        assert bytes(client.conversation.get_items()[0].formatted.audio) == b"\1\0" * 2400
+        assert client._heard.take() == b"\2\0" * 2400
+
+
 async def test_with_turn_detection_nothing_is_committed_by_hand_and_the_copy_is_bounded() -> None:
     async with talking(keep_audio_s=1.0) as (client, service):
         await client.update_session(turn_detection=SERVER_VAD)
