@@ -89,6 +89,7 @@ class RealtimeClient(Emitter):
         self._created: asyncio.Future[bool] | None = None
         self._heard = self._new_input()
         self._active: set[str] = set()  # responses the service is making
+        self._asked = ""  # the event that asked for a response, until it is created or refused
         self._wish = False  # a response is wanted as soon as none is active
         self._complaint: RealtimeError | None = None  # the last error envelope of this session
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -252,11 +253,11 @@ class RealtimeClient(Emitter):
     # ------------------------------------------------------------ the agent's side
 
     async def cancel_response(self, item_id: str = "", sample_count: int = 0) -> Item | None:
-        """Stop the answer. With the item being played and how many of its samples were heard, the rest is cut off as
-        well.
+        """Stop the answer, if one is being made or was asked for. With the item being played and how many of its
+        samples were heard, the rest is cut off as well, also of an answer that is over.
 
         Returns the item, or None without one. Raises UsageError, before anything is sent, for an item that is unknown
-        or not the agent's message, and for a count that is none.
+        or not the agent's message, and for a count that is none; RealtimeError when not connected.
         """
         heard_samples = given.samples("sample_count", sample_count)
         item = None
@@ -267,8 +268,10 @@ class RealtimeClient(Emitter):
                 raise UsageError(f"item {item_id!r} is not in the conversation")
             if item.type != "message" or item.role != "assistant":
                 raise UsageError(f"item {item_id!r} is not a message of the agent")
+        if not self.is_connected:
+            raise RealtimeError("the client is not connected", code="not_connected")
         profile = self.realtime.target.profile
-        if profile.can_cancel:
+        if profile.can_cancel and (self._active or self._asked):
             await self.realtime.send("response.cancel")
         if item is None:
             return None
@@ -307,13 +310,18 @@ class RealtimeClient(Emitter):
     # ------------------------------------------------------------ what the service says
 
     def _listen(self) -> None:
-        self.realtime.on("client.*", lambda event: self._log("client", event))
+        self.realtime.on("client.*", self._client_event)
         self.realtime.on("server.*", self._server_event)
         self.realtime.on("close", self._connection_closed)
 
     def _log(self, source: str, event: dict[str, Any]) -> None:
         time = datetime.datetime.now(datetime.UTC).isoformat()  # a date for people, as the contract has it
         self.dispatch("realtime.event", {"time": time, "source": source, "event": event})
+
+    def _client_event(self, event: dict[str, Any]) -> None:
+        self._log("client", event)
+        if event["type"] == "response.create" and table(event.get("response")).get("conversation") != "none":
+            self._asked = event["event_id"]
 
     def _server_event(self, event: dict[str, Any]) -> None:
         self._log("server", event)
@@ -348,6 +356,7 @@ class RealtimeClient(Emitter):
         if response.get("conversation_id", "") is None and self.realtime.target.profile.names_conversations:
             return  # beside the conversation
         self._active.add(wire_id(response.get("id")))
+        self._asked = ""
         self._wish = False  # it knows all that was said before it
 
     def _response_done(self, event: dict[str, Any]) -> None:
@@ -366,6 +375,8 @@ class RealtimeClient(Emitter):
         code, message, param, request_id = read_error(event)
         if code == "conversation_already_has_active_response":
             self._wish = True
+        if table(event.get("error")).get("event_id") == self._asked:
+            self._asked = ""
         self._complaint = RealtimeError(message, code=code, param=param or None, request_id=request_id or None)
         self.dispatch("error", self._complaint)
 
@@ -377,6 +388,7 @@ class RealtimeClient(Emitter):
 
     def _ended(self, why: RealtimeError) -> None:
         self._active.clear()
+        self._asked = ""
         self._wish = False
         self._tools.forget()
         self.end_waits()

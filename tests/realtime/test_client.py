@@ -746,6 +746,36 @@ async def test_what_was_heard_to_its_end_is_not_cut() -> None:
         assert "conversation.item.truncate" not in [event["type"] for event in service.received]
 
 
+async def test_of_an_answer_that_is_over_nothing_is_cancelled_and_the_rest_is_cut() -> None:
+    async with talking() as (client, service):
+        assert await client.cancel_response() is None
+        await service.say(created("r"), *spoken(), done("r"))
+        await settle(
+            lambda: client.conversation.get_items() and client.conversation.get_items()[0].status == "completed"
+        )
+        assert await client.cancel_response("a", sample_count=2400) is client.conversation.get_item("a")
+        (cut,) = await service.heard_type("conversation.item.truncate")
+        assert cut["audio_end_ms"] == 100
+        assert "response.cancel" not in [event["type"] for event in service.received]
+
+
+async def test_an_answer_asked_for_and_not_yet_begun_is_cancelled_unless_it_was_refused() -> None:
+    async with talking() as (client, service):
+        await client.create_response()
+        await client.cancel_response()
+        await service.heard_type("response.cancel")
+        (asked,) = await service.heard_type("response.create")
+        told = asyncio.create_task(client.wait_for_next("error", 5))
+        await asyncio.sleep(0)
+        await service.say({"type": "error", "error": {"message": "no", "event_id": asked["event_id"]}})
+        await told
+        await client.cancel_response()
+        await client.realtime.send("response.create", {"response": {"conversation": "none"}})
+        await client.cancel_response()
+        await quiet(client, service)
+        assert len(await service.heard_type("response.cancel")) == 1
+
+
 async def test_cancelling_what_cannot_be_cancelled_raises_before_anything_is_sent() -> None:
     async with talking() as (client, service):
         wire = {"id": "u", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
