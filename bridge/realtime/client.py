@@ -160,8 +160,8 @@ class RealtimeClient(Emitter):
         """Change the given fields and send the whole configuration if connected.
 
         Fields may be named as in the beta (flat) or as in GA (`audio={...}`); the service gets its own shape. Tools
-        given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, an unknown format, or
-        what JSON cannot say; then nothing has changed.
+        given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, an unknown format,
+        another format once the session has had audio, or what JSON cannot say; then nothing has changed.
         """
         if "tools" in fields:
             tools = given.tables("tools", fields["tools"], '{"name": ..., "description": ..., "parameters": {...}}')
@@ -173,7 +173,15 @@ class RealtimeClient(Emitter):
                     raise UsageError(f"tool {tool['name']!r} was added by add_tool already")
         for name, value in fields.items():
             given.as_json(name, value)
-        self.session |= from_fields(fields)
+        changed = from_fields(fields)
+        for side in ("input", "output"):
+            encoding, rate_hz = now = self.session[f"{side}_format"]
+            if changed.get(f"{side}_format", now) != now and self._has_had_audio():
+                raise UsageError(
+                    f"{side}_audio_format: the session has had audio, and keeps its format ({encoding}, {rate_hz} Hz);"
+                    " disconnect, change it, and connect again"
+                )
+        self.session |= changed
         if self.is_connected:
             await self._send_session()
 
@@ -202,8 +210,10 @@ class RealtimeClient(Emitter):
         profile = self.realtime.target.profile
         model = {"model": profile.model} if profile.model_in == "session" and profile.model else {}
         rendered = self._dialect.render({**model, **self.session, "tools": tools})
-        await self.realtime.send("session.update", {"session": rendered})
+        if not self._heard.appended:  # its format may have changed
+            self._heard = self._new_input()
         self.conversation.bytes_per_ms = self._bytes_per_ms("output_format")
+        await self.realtime.send("session.update", {"session": rendered})
 
     # ------------------------------------------------------------ the caller's side
 
@@ -417,6 +427,11 @@ class RealtimeClient(Emitter):
     def _bytes_per_ms(self, side: str) -> float:
         encoding, rate_hz = self.session[side]
         return float(rate_hz * (2 if encoding == "pcm16" else 1) / 1000)
+
+    def _has_had_audio(self) -> bool:
+        """Audio is counted in bytes: of two formats in one session it could not be told where in it anything is."""
+        items = self.conversation.get_items()
+        return self.is_connected and (self._heard.appended > 0 or any(item.formatted.audio_ms for item in items))
 
     def _new_input(self) -> InputAudio:
         return InputAudio(bytes_per_ms=self._bytes_per_ms("input_format"), keep_ms=self._keep_audio_s * 1000)

@@ -701,6 +701,46 @@ async def test_with_turn_detection_nothing_is_committed_by_hand_and_the_copy_is_
         assert len(client.conversation.get_items()[0].formatted.audio) == 300 * 48
 
 
+async def test_a_format_changed_before_the_first_audio_is_the_one_audio_is_kept_in() -> None:
+    async with talking(keep_audio_s=1.0) as (client, service):
+        await client.update_session(turn_detection=SERVER_VAD, audio={"input": {"format": {"type": "audio/pcmu"}}})
+        await client.append_input_audio(bytes(8 * 500) + b"\1" * 8 * 500)
+        wire = {"id": "u", "type": "message", "role": "user", "content": [{"type": "input_audio"}]}
+        await service.say(
+            {"type": "input_audio_buffer.speech_started", "item_id": "u", "audio_start_ms": 500},
+            {"type": "input_audio_buffer.speech_stopped", "item_id": "u", "audio_end_ms": 900},
+            {"type": "conversation.item.added", "item": wire},
+        )
+        await settle(lambda: client.conversation.get_items())
+        assert bytes(client.conversation.get_items()[0].formatted.audio) == b"\1" * 8 * 400
+        await client.append_input_audio(bytes(8 * 5000))
+        assert len(client._heard) <= 8000 * 1.25
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+@pytest.mark.parametrize("whose", ["caller", "agent"])
+async def test_once_there_was_audio_its_format_is_kept_until_the_next_session(side: str, whose: str) -> None:
+    async with talking() as (client, service):
+        if whose == "caller":
+            await client.append_input_audio(bytes(480))
+            await client.create_response()
+        else:
+            await service.say(created("r"), *spoken())
+            await settle(lambda: client.conversation.get_items() and client.conversation.get_items()[0].formatted.audio)
+        changed, same = {f"{side}_audio_format": "g711_ulaw"}, {f"{side}_audio_format": "pcm16"}
+        before = dict(client.session)
+        with pytest.raises(UsageError, match=f"^{side}_audio_format: .* disconnect, change it, and connect again"):
+            await client.update_session(voice="other", **changed)
+        assert client.session == before
+        await client.update_session(voice="other", **same)
+        await client.disconnect()
+        await client.update_session(**changed)
+        service.connected.clear()
+        await client.connect()
+        *_, update = await service.heard_type("session.update", 3)
+        assert update["session"]["audio"][side]["format"] == {"type": "audio/pcmu"}
+
+
 async def test_audio_in_a_message_is_written_as_base64() -> None:
     async with talking() as (client, service):
         parts = [{"type": "input_audio", "audio": np.zeros(2, np.int16)}, {"type": "input_audio", "audio": "AAAA"}]
