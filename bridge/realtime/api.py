@@ -13,16 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pybase64
-import structlog
 
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
-from bridge.realtime.connection import Opening, RealtimeConnection, RealtimeMessage
+from bridge.realtime.connection import Opening, RealtimeConnection, RealtimeMessage, pieces
 from bridge.realtime.dialect import BETA_NAMES, GA_NAMES
 from bridge.realtime.emitter import Emitter
 from bridge.realtime.profiles import Target
-
-log = structlog.get_logger()
 
 
 class RealtimeAPI(Emitter):
@@ -38,6 +35,7 @@ class RealtimeAPI(Emitter):
         self._dialect = target.dialect()
         self._timeout_s = given.seconds("timeout_s", timeout_s)
         self._connection: RealtimeConnection | None = None
+        self._one_by_one = asyncio.Lock()  # connecting and disconnecting, in the order they were asked for
         self._events = 0
         self._sent_at = 0.0
         self._keeper: asyncio.Task[None] | None = None
@@ -50,23 +48,25 @@ class RealtimeAPI(Emitter):
         """Raises UsageError when connected already or without a key the service wants, RealtimeError when no connection
         can be had.
         """
-        if self._connection is not None:
-            raise UsageError("already connected; disconnect first")
-        connection = await Opening(self.target, strict=False, timeout_s=self._timeout_s)
-        self._connection = connection
-        connection.on("message", self._message)
-        connection.on("close", lambda code, reason: self._closed(connection, code))
-        if self.target.profile.keepalive_s:
-            self._keeper = asyncio.create_task(self._keep_alive(connection), name="realtime keepalive")
+        async with self._one_by_one:
+            if self._connection is not None:
+                raise UsageError("already connected; disconnect first")
+            connection = await Opening(self.target, strict=False, timeout_s=self._timeout_s)
+            self._connection = connection
+            connection.on("message", self._message)
+            connection.on("close", lambda code, reason: self._closed(connection, code))
+            if self.target.profile.keepalive_s:
+                self._keeper = asyncio.create_task(self._keep_alive(connection), name="realtime keepalive")
 
     async def disconnect(self) -> None:
-        """Close the session; harmless without one."""
-        connection, self._connection = self._connection, None
-        if self._keeper is not None:
-            self._keeper.cancel()
-            self._keeper = None
-        if connection is not None:
-            await connection.close()
+        """Close the session; harmless without one. One that is just being opened is waited for, and closed."""
+        async with self._one_by_one:
+            connection, self._connection = self._connection, None
+            if self._keeper is not None:
+                self._keeper.cancel()
+                self._keeper = None
+            if connection is not None:
+                await connection.close()
 
     async def send(self, name: str, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One client event: `name` is its type, `fields` the rest (an `event_id` in it replaces ours). Returns what was
@@ -81,15 +81,17 @@ class RealtimeAPI(Emitter):
         return event
 
     async def send_audio(self, audio: bytes) -> None:
-        """Caller audio: an `input_audio_buffer.append`, or, where the profile says so, a binary frame told as one."""
-        audio = given.sound("audio", audio)
-        fields = {"audio": pybase64.b64encode(audio).decode("ascii")}
-        if self.target.profile.binary_audio:
-            connection, event = self._made("input_audio_buffer.append", fields)
-            self._sending("input_audio_buffer.append", event)
-            await connection.send_audio(audio)
-        else:
-            await self.send("input_audio_buffer.append", fields)
+        """Caller audio: an `input_audio_buffer.append`, or, where the profile says so, a binary frame told as one; more
+        than a service takes at once goes in several.
+        """
+        for piece in pieces(given.sound("audio", audio)):
+            fields = {"audio": pybase64.b64encode(piece).decode("ascii")}
+            if self.target.profile.binary_audio:
+                connection, event = self._made("input_audio_buffer.append", fields)
+                self._sending("input_audio_buffer.append", event)
+                await connection.send_audio(piece)
+            else:
+                await self.send("input_audio_buffer.append", fields)
 
     def _made(self, name: str, fields: Mapping[str, Any] | None) -> tuple[RealtimeConnection, dict[str, Any]]:
         """What is to be sent, and over what."""
@@ -102,8 +104,8 @@ class RealtimeAPI(Emitter):
         return self._connection, {"event_id": f"evt_{self._events:017d}", "type": name, **(fields or {})}
 
     def _sending(self, name: str, event: dict[str, Any]) -> None:
-        self._tell(f"client.{name}", event)
-        self._tell("client.*", event)
+        self.dispatch(f"client.{name}", event)
+        self.dispatch("client.*", event)
         self._sent_at = asyncio.get_running_loop().time()
 
     # ------------------------------------------------------------ what comes
@@ -116,24 +118,18 @@ class RealtimeAPI(Emitter):
         if event is None or not isinstance(event.get("type"), str):
             return
         kind = event["type"]
-        self._tell(f"server.{kind}", event)
+        self.dispatch(f"server.{kind}", event)
         other = GA_NAMES.get(kind) or BETA_NAMES.get(kind)
         if other is not None:
-            self._tell(f"server.{other}", event)
-        self._tell("server.*", event)
+            self.dispatch(f"server.{other}", event)
+        self.dispatch("server.*", event)
 
     def _closed(self, connection: RealtimeConnection, code: int | None) -> None:
         if self._connection is connection:  # not by us
             self._connection = None
-            self._tell("close", {"error": code not in (1000, 1001, 1005), "code": code})
+            self.dispatch("close", {"error": code not in (1000, 1001, 1005), "code": code})
         else:
-            self._tell("close", {"error": False, "code": code})
-
-    def _tell(self, name: str, payload: Any) -> None:
-        try:
-            self.dispatch(name, payload)
-        except Exception:
-            log.exception("realtime.listener_failed", on=name)
+            self.dispatch("close", {"error": False, "code": code})
 
     async def _keep_alive(self, connection: RealtimeConnection) -> None:
         """Some services close a socket that is quiet; a small frame says we are still here."""

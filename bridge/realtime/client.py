@@ -20,11 +20,10 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import structlog
-
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
 from bridge.realtime.api import RealtimeAPI
+from bridge.realtime.connection import pieces
 from bridge.realtime.conversation import NAMELESS, Change, Conversation, InputAudio, Item
 from bridge.realtime.dialect import GA_NAMES, MADE_UP
 from bridge.realtime.emitter import Emitter
@@ -33,8 +32,6 @@ from bridge.realtime.profiles import Profile
 from bridge.realtime.session import from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt
 from bridge.realtime.wire import table, wire_id
-
-log = structlog.get_logger()
 
 Audio = bytes | bytearray | memoryview | Any  # anything that gives its bytes: numpy int16, array("h")
 
@@ -88,9 +85,11 @@ class RealtimeClient(Emitter):
         self._dialect = target.dialect()
         self._keep_audio_s = given.seconds("keep_audio_s", keep_audio_s, least=_SHORTEST_KEPT_S)
         self._tools = ToolBelt(self._answer_tool, self._ask_after_tools)
+        self._one_by_one = asyncio.Lock()  # connecting and disconnecting, in the order they were asked for
         self._created: asyncio.Future[bool] | None = None
         self._heard = self._new_input()
         self._active: set[str] = set()  # responses the service is making
+        self._asked = ""  # the event that asked for a response, until it is created or refused
         self._wish = False  # a response is wanted as soon as none is active
         self._complaint: RealtimeError | None = None  # the last error envelope of this session
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -109,16 +108,16 @@ class RealtimeClient(Emitter):
         """Open the session and send its configuration. Raises UsageError when connected, or without a key where the
         service wants one, RealtimeError when refused.
         """
-        if self.is_connected:
-            raise UsageError("already connected; disconnect first")
-        self._created = asyncio.get_running_loop().create_future()
-        self._heard = self._new_input()
-        self._complaint = None
-        await self.realtime.connect()
-        with contextlib.suppress(
-            RealtimeError
-        ):  # closed already; why comes as an "error", and to who waits for a greeting
-            await self._send_session()
+        async with self._one_by_one:
+            if self.is_connected:
+                raise UsageError("already connected; disconnect first")
+            self._created = asyncio.get_running_loop().create_future()
+            self._complaint = None
+            await self.realtime.connect()
+            self._heard = self._new_input()  # what somebody appended before was not sent
+            # Closed already? Why comes as an "error", and to who waits for a greeting.
+            with contextlib.suppress(RealtimeError):
+                await self._send_session()
 
     async def wait_for_session_created(self) -> bool:
         """True once the service has greeted us. Raises RealtimeError when not connected, or when it closed instead:
@@ -129,13 +128,16 @@ class RealtimeClient(Emitter):
         return await asyncio.shield(self._created)
 
     async def disconnect(self) -> None:
-        """Close the session and forget its conversation; tools still running are cancelled."""
-        for task in list(self._tasks):
-            if task is not asyncio.current_task():
-                task.cancel()
-        await self.realtime.disconnect()
-        self._ended(RealtimeError("the client disconnected", code="connection_closed"))
-        self.conversation.clear()
+        """Close the session and forget its conversation; tools still running are cancelled. A session that is just
+        being opened is waited for, `timeout_s` at most, and closed.
+        """
+        async with self._one_by_one:
+            for task in list(self._tasks):
+                if task is not asyncio.current_task():
+                    task.cancel()
+            await self.realtime.disconnect()
+            self._ended(RealtimeError("the client disconnected", code="connection_closed"))
+            self.conversation.clear()
 
     async def reset(self) -> None:
         """Disconnect, and forget configuration, tools and listeners."""
@@ -158,8 +160,8 @@ class RealtimeClient(Emitter):
         """Change the given fields and send the whole configuration if connected.
 
         Fields may be named as in the beta (flat) or as in GA (`audio={...}`); the service gets its own shape. Tools
-        given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, an unknown format, or
-        what JSON cannot say; then nothing has changed.
+        given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, an unknown format,
+        another format once the session has had audio, or what JSON cannot say; then nothing has changed.
         """
         if "tools" in fields:
             tools = given.tables("tools", fields["tools"], '{"name": ..., "description": ..., "parameters": {...}}')
@@ -171,7 +173,15 @@ class RealtimeClient(Emitter):
                     raise UsageError(f"tool {tool['name']!r} was added by add_tool already")
         for name, value in fields.items():
             given.as_json(name, value)
-        self.session |= from_fields(fields)
+        changed = from_fields(fields)
+        for side in ("input", "output"):
+            encoding, rate_hz = now = self.session[f"{side}_format"]
+            if changed.get(f"{side}_format", now) != now and self._has_had_audio():
+                raise UsageError(
+                    f"{side}_audio_format: the session has had audio, and keeps its format ({encoding}, {rate_hz} Hz);"
+                    " disconnect, change it, and connect again"
+                )
+        self.session |= changed
         if self.is_connected:
             await self._send_session()
 
@@ -200,8 +210,10 @@ class RealtimeClient(Emitter):
         profile = self.realtime.target.profile
         model = {"model": profile.model} if profile.model_in == "session" and profile.model else {}
         rendered = self._dialect.render({**model, **self.session, "tools": tools})
-        await self.realtime.send("session.update", {"session": rendered})
+        if not self._heard.appended:  # its format may have changed
+            self._heard = self._new_input()
         self.conversation.bytes_per_ms = self._bytes_per_ms("output_format")
+        await self.realtime.send("session.update", {"session": rendered})
 
     # ------------------------------------------------------------ the caller's side
 
@@ -229,21 +241,20 @@ class RealtimeClient(Emitter):
         return part
 
     async def append_input_audio(self, audio: Audio) -> None:
-        """Caller audio in the session's input format, a piece at a time: bytes, or 16-bit samples for PCM."""
+        """Caller audio in the session's input format, of any length: bytes, or 16-bit samples for PCM."""
         encoding, rate_hz = self.session["input_format"]
-        piece = given.sound("audio", audio, encoding=encoding, rate_hz=rate_hz)
-        if not piece:
-            return
-        await self.realtime.send_audio(piece)
-        self._heard.append(piece)
+        for piece in pieces(given.sound("audio", audio, encoding=encoding, rate_hz=rate_hz)):
+            self._heard.append(piece)  # the service may speak of it before the sending returns
+            await self.realtime.send_audio(piece)
 
     async def create_response(self) -> None:
         """Ask for an answer; in manual mode the audio appended so far is committed first. While a response is being
         made the asking waits for its end.
         """
         if self.turn_detection_type is None and len(self._heard):
+            heard = self._heard.take()  # what is appended while we send comes after it
             await self.realtime.send("input_audio_buffer.commit")
-            self.conversation.queue_input_audio(self._heard.take())
+            self.conversation.queue_input_audio(heard)
         if self._active:
             self._wish = True
             return
@@ -252,11 +263,11 @@ class RealtimeClient(Emitter):
     # ------------------------------------------------------------ the agent's side
 
     async def cancel_response(self, item_id: str = "", sample_count: int = 0) -> Item | None:
-        """Stop the answer. With the item being played and how many of its samples were heard, the rest is cut off as
-        well.
+        """Stop the answer, if one is being made or was asked for. With the item being played and how many of its
+        samples were heard, the rest is cut off as well, also of an answer that is over.
 
         Returns the item, or None without one. Raises UsageError, before anything is sent, for an item that is unknown
-        or not the agent's message, and for a count that is none.
+        or not the agent's message, and for a count that is none; RealtimeError when not connected.
         """
         heard_samples = given.samples("sample_count", sample_count)
         item = None
@@ -267,8 +278,10 @@ class RealtimeClient(Emitter):
                 raise UsageError(f"item {item_id!r} is not in the conversation")
             if item.type != "message" or item.role != "assistant":
                 raise UsageError(f"item {item_id!r} is not a message of the agent")
+        if not self.is_connected:
+            raise RealtimeError("the client is not connected", code="not_connected")
         profile = self.realtime.target.profile
-        if profile.can_cancel:
+        if profile.can_cancel and (self._active or self._asked):
             await self.realtime.send("response.cancel")
         if item is None:
             return None
@@ -307,13 +320,18 @@ class RealtimeClient(Emitter):
     # ------------------------------------------------------------ what the service says
 
     def _listen(self) -> None:
-        self.realtime.on("client.*", lambda event: self._log("client", event))
+        self.realtime.on("client.*", self._client_event)
         self.realtime.on("server.*", self._server_event)
         self.realtime.on("close", self._connection_closed)
 
     def _log(self, source: str, event: dict[str, Any]) -> None:
         time = datetime.datetime.now(datetime.UTC).isoformat()  # a date for people, as the contract has it
-        self._tell("realtime.event", {"time": time, "source": source, "event": event})
+        self.dispatch("realtime.event", {"time": time, "source": source, "event": event})
+
+    def _client_event(self, event: dict[str, Any]) -> None:
+        self._log("client", event)
+        if event["type"] == "response.create" and table(event.get("response")).get("conversation") != "none":
+            self._asked = event["event_id"]
 
     def _server_event(self, event: dict[str, Any]) -> None:
         self._log("server", event)
@@ -323,7 +341,7 @@ class RealtimeClient(Emitter):
                 if self._created is not None and not self._created.done():
                     self._created.set_result(True)
             case "input_audio_buffer.speech_started":
-                self._tell("conversation.interrupted", {})
+                self.dispatch("conversation.interrupted", {})
             case "response.created":
                 self._response_created(event)
             case "error":
@@ -334,11 +352,11 @@ class RealtimeClient(Emitter):
             self._response_done(event)
 
     def _changed(self, change: Change) -> None:
-        self._tell("conversation.updated", {"item": change.item, "delta": change.delta})
+        self.dispatch("conversation.updated", {"item": change.item, "delta": change.delta})
         if change.appended:
-            self._tell("conversation.item.appended", {"item": change.item})
+            self.dispatch("conversation.item.appended", {"item": change.item})
         if change.completed:
-            self._tell("conversation.item.completed", {"item": change.item})
+            self.dispatch("conversation.item.completed", {"item": change.item})
             tool, response_id = change.item.formatted.tool, change.item.response_id
             if tool is not None and tool.name in self._tools and response_id:  # without one it is our own seed
                 self._spawn(self._tools.run(tool, response_id))
@@ -348,6 +366,7 @@ class RealtimeClient(Emitter):
         if response.get("conversation_id", "") is None and self.realtime.target.profile.names_conversations:
             return  # beside the conversation
         self._active.add(wire_id(response.get("id")))
+        self._asked = ""
         self._wish = False  # it knows all that was said before it
 
     def _response_done(self, event: dict[str, Any]) -> None:
@@ -366,17 +385,20 @@ class RealtimeClient(Emitter):
         code, message, param, request_id = read_error(event)
         if code == "conversation_already_has_active_response":
             self._wish = True
+        if table(event.get("error")).get("event_id") == self._asked:
+            self._asked = ""
         self._complaint = RealtimeError(message, code=code, param=param or None, request_id=request_id or None)
-        self._tell("error", self._complaint)
+        self.dispatch("error", self._complaint)
 
     def _connection_closed(self, how: dict[str, Any]) -> None:
         lost = RealtimeError(f"the connection closed ({how['code']})", code="connection_lost")
         if how["error"]:
-            self._tell("error", lost)
+            self.dispatch("error", lost)
         self._ended(self._complaint or lost)
 
     def _ended(self, why: RealtimeError) -> None:
         self._active.clear()
+        self._asked = ""
         self._wish = False
         self._tools.forget()
         self.end_waits()
@@ -406,14 +428,13 @@ class RealtimeClient(Emitter):
         encoding, rate_hz = self.session[side]
         return float(rate_hz * (2 if encoding == "pcm16" else 1) / 1000)
 
+    def _has_had_audio(self) -> bool:
+        """Audio is counted in bytes: of two formats in one session it could not be told where in it anything is."""
+        items = self.conversation.get_items()
+        return self.is_connected and (self._heard.appended > 0 or any(item.formatted.audio_ms for item in items))
+
     def _new_input(self) -> InputAudio:
         return InputAudio(bytes_per_ms=self._bytes_per_ms("input_format"), keep_ms=self._keep_audio_s * 1000)
-
-    def _tell(self, name: str, payload: Any) -> None:
-        try:
-            self.dispatch(name, payload)
-        except Exception:
-            log.exception("realtime.listener_failed", on=name)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(self._finish(work), name="realtime client")
@@ -424,7 +445,7 @@ class RealtimeClient(Emitter):
         try:
             await work
         except RealtimeError as error:  # closed meanwhile
-            self._tell("error", error)
+            self.dispatch("error", error)
 
 
 def _item_of(payload: Any) -> Item | None:

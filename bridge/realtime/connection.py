@@ -14,7 +14,7 @@ import contextlib
 import inspect
 import logging
 import ssl
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -165,9 +165,7 @@ class RealtimeConnection:
 
     async def send_audio(self, pcm: bytes | bytearray | memoryview) -> None:
         """Caller audio in the session's input format (24 kHz PCM16 unless it was changed)."""
-        data = given.sound("pcm", pcm)
-        for start in range(0, len(data), _APPEND_BYTES):
-            piece = data[start : start + _APPEND_BYTES]
+        for piece in pieces(given.sound("pcm", pcm)):
             if self.target.profile.binary_audio:
                 await self._send(piece, text=False)
             else:
@@ -320,6 +318,12 @@ class RealtimeConnection:
                     await answer
             except Exception:
                 log.exception("realtime.handler_failed", on=name, profile=self.target.profile.name)
+
+
+def pieces(audio: bytes) -> Iterator[bytes]:
+    """Caller audio in the pieces it is sent in, each of whole samples."""
+    for start in range(0, len(audio), _APPEND_BYTES):
+        yield audio[start : start + _APPEND_BYTES]
 
 
 def _decoded(delta: object) -> bytes | None:

@@ -93,6 +93,11 @@ class InputAudio:
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def appended(self) -> int:
+        """Bytes in all, kept or not."""
+        return self._dropped + len(self._kept)
+
     def append(self, audio: bytes) -> None:
         self._kept += audio
         excess = len(self._kept) - self._keep

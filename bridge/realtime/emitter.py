@@ -1,7 +1,7 @@
 """Named events and those who listen to them, for the client's side: `on`, `on_next`, `wait_for_next`, `dispatch`.
 
 The contract is the one of OpenAI's reference client, with its waits made of futures instead of polling: handlers run at
-once and in order, persistent ones first; what a handler raises goes to whoever dispatches.
+once and in order, persistent ones first. A listener that raises is logged, and the others are called all the same.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from bridge.errors import UsageError
 from bridge.realtime import given
+
+log = structlog.get_logger()
 
 Listener = Callable[[Any], object]
 
@@ -80,9 +84,16 @@ class Emitter:
 
     def dispatch(self, name: str, payload: Any) -> None:
         for listener in list(self._listeners.get(name, ())):
-            listener(payload)
+            _call(name, listener, payload)
         for listener in self._next.pop(name, ()):
-            listener(payload)
+            _call(name, listener, payload)
+
+
+def _call(name: str, listener: Listener, payload: Any) -> None:
+    try:
+        listener(payload)
+    except Exception:
+        log.exception("realtime.listener_failed", on=name)
 
 
 def _check(name: object, listener: object) -> None:

@@ -27,6 +27,7 @@ class Service:
         self.refuse: Response | None = None
         self.subprotocols: list[Subprotocol] | None = None
         self.port = 0
+        self.sessions = 0  # open now
         self.connected = asyncio.Event()
         self._socket: ServerConnection | None = None
         self._news = asyncio.Condition()
@@ -70,6 +71,7 @@ class Service:
     async def _serve(self, socket: ServerConnection) -> None:
         self._socket = socket
         self.connected.set()
+        self.sessions += 1
         try:
             async for frame in socket:
                 async with self._news:
@@ -77,6 +79,8 @@ class Service:
                     self._news.notify_all()
         except ConnectionClosed:
             pass
+        finally:
+            self.sessions -= 1
 
     def _answer(self, socket: ServerConnection, request: Request) -> Response | None:
         self.requests.append(request)

@@ -171,6 +171,45 @@ async def test_sending_needs_a_connection_and_connecting_none() -> None:
             await client.connect()
 
 
+@pytest.mark.parametrize("layer", ["the client", "the layer below"])
+async def test_of_two_who_connect_at_once_the_second_is_refused_and_one_session_is_open(layer: str) -> None:
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="k")
+        one = client if layer == "the client" else client.realtime
+        first, second = await asyncio.gather(one.connect(), one.connect(), return_exceptions=True)
+        assert first is None
+        assert isinstance(second, UsageError)
+        assert len(service.requests) == 1
+        await service.say(CREATED)
+        if one is client:
+            assert await asyncio.wait_for(client.wait_for_session_created(), 5)
+        await one.disconnect()
+        await settle(lambda: service.sessions == 0)
+
+
+@pytest.mark.parametrize("layer", ["the client", "the layer below"])
+async def test_who_disconnects_while_connecting_is_disconnected(layer: str) -> None:
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="k")
+        one = client if layer == "the client" else client.realtime
+        await asyncio.gather(one.connect(), one.disconnect())
+        assert not one.is_connected
+        await settle(lambda: service.sessions == 0)
+        if one is client:
+            with pytest.raises(RealtimeError, match="the connection closed"):
+                await client.wait_for_session_created()
+
+
+async def test_who_connects_while_disconnecting_has_a_new_session() -> None:
+    async with talking() as (client, service):
+        service.connected.clear()
+        await asyncio.gather(client.disconnect(), client.connect())
+        assert client.is_connected
+        await service.say(CREATED)
+        assert await asyncio.wait_for(client.wait_for_session_created(), 5)
+        await settle(lambda: service.sessions == 1)
+
+
 # ---------------------------------------------------------------- what cannot be used
 
 NO_TIME = (-1, 0, float("nan"), float("inf"), "5", None, True)
@@ -568,6 +607,77 @@ async def test_audio_goes_in_binary_frames_where_the_profile_says_so_and_is_told
         ]
 
 
+@pytest.mark.parametrize("binary_audio", [False, True])
+async def test_much_audio_goes_in_pieces_of_whole_samples_and_is_kept_as_it_is_sent(binary_audio: bool) -> None:
+    profile = msgspec.structs.replace(builtin()["local"], binary_audio=binary_audio)
+    async with talking(profile=profile) as (client, service):
+        told: list[bytes] = []
+        kept: list[int] = []
+        client.realtime.on(
+            "client.input_audio_buffer.append", lambda event: told.append(base64.b64decode(event["audio"]))
+        )
+        client.realtime.on("client.input_audio_buffer.append", lambda _: kept.append(len(client._heard)))
+        samples = np.arange(3_000_000 // 2, dtype=np.int16)
+        await client.append_input_audio(samples)
+        await service.heard(1 + 3)
+        sent = [one if binary_audio else base64.b64decode(one["audio"]) for one in service.received[1:]]
+        assert [len(piece) for piece in sent] == [1 << 20, 1 << 20, 3_000_000 - (2 << 20)]
+        assert b"".join(sent) == samples.tobytes()
+        assert told == sent
+        assert kept == [1 << 20, 2 << 20, 3_000_000], "of each piece as it goes"
+        assert client._heard.take() == samples.tobytes()
+        await client.realtime.send_audio(samples.tobytes())
+        await service.heard(1 + 6)
+        assert told[3:] == sent
+
+
+async def test_of_audio_whose_sending_was_given_up_only_what_was_sent_is_kept() -> None:
+    async with talking() as (client, service):
+        going: list[asyncio.Task[None]] = []
+        client.realtime.on("client.input_audio_buffer.append", lambda _: going[0].cancel())
+        going.append(asyncio.create_task(client.append_input_audio(bytes(20 << 20))))
+        await asyncio.wait(going)
+        client.realtime.off("client.input_audio_buffer.append")
+        await quiet(client, service)
+        sent = sum(len(base64.b64decode(one["audio"])) for one in service.received if "audio" in one)
+        assert 0 < sent < 20 << 20
+        assert len(client._heard) == sent
+
+
+async def test_audio_appended_before_there_is_a_session_is_refused_and_not_kept() -> None:
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="k")
+        refused = (client.append_input_audio(bytes(480)), client.append_input_audio(bytes(480)))
+        with pytest.raises(RealtimeError, match="not connected"):
+            await refused[0]
+        connected, second = await asyncio.gather(client.connect(), refused[1], return_exceptions=True)
+        assert connected is None
+        assert isinstance(second, RealtimeError)
+        assert len(client._heard) == 0
+        await client.disconnect()
+
+
+async def test_audio_appended_while_a_turn_is_committed_belongs_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with talking() as (client, service):
+        await client.append_input_audio(b"\1\0" * 2400)
+        send = client.realtime.send
+
+        async def slowly(name: str, fields: Any = None) -> dict[str, Any]:
+            sent = await send(name, fields)
+            if name == "input_audio_buffer.commit":
+                await client.append_input_audio(b"\2\0" * 2400)
+            return sent
+
+        monkeypatch.setattr(client.realtime, "send", slowly)
+        await client.create_response()
+        await service.heard_type("response.create")
+        wire = {"id": "u", "type": "message", "role": "user", "content": [{"type": "input_audio"}]}
+        await service.say({"type": "conversation.item.added", "item": wire})
+        await settle(lambda: client.conversation.get_items())
+        assert bytes(client.conversation.get_items()[0].formatted.audio) == b"\1\0" * 2400
+        assert client._heard.take() == b"\2\0" * 2400
+
+
 async def test_with_turn_detection_nothing_is_committed_by_hand_and_the_copy_is_bounded() -> None:
     async with talking(keep_audio_s=1.0) as (client, service):
         await client.update_session(turn_detection=SERVER_VAD)
@@ -589,6 +699,46 @@ async def test_with_turn_detection_nothing_is_committed_by_hand_and_the_copy_is_
         await settle(lambda: client.conversation.get_items())
         assert len(interrupted) == 1
         assert len(client.conversation.get_items()[0].formatted.audio) == 300 * 48
+
+
+async def test_a_format_changed_before_the_first_audio_is_the_one_audio_is_kept_in() -> None:
+    async with talking(keep_audio_s=1.0) as (client, service):
+        await client.update_session(turn_detection=SERVER_VAD, audio={"input": {"format": {"type": "audio/pcmu"}}})
+        await client.append_input_audio(bytes(8 * 500) + b"\1" * 8 * 500)
+        wire = {"id": "u", "type": "message", "role": "user", "content": [{"type": "input_audio"}]}
+        await service.say(
+            {"type": "input_audio_buffer.speech_started", "item_id": "u", "audio_start_ms": 500},
+            {"type": "input_audio_buffer.speech_stopped", "item_id": "u", "audio_end_ms": 900},
+            {"type": "conversation.item.added", "item": wire},
+        )
+        await settle(lambda: client.conversation.get_items())
+        assert bytes(client.conversation.get_items()[0].formatted.audio) == b"\1" * 8 * 400
+        await client.append_input_audio(bytes(8 * 5000))
+        assert len(client._heard) <= 8000 * 1.25
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+@pytest.mark.parametrize("whose", ["caller", "agent"])
+async def test_once_there_was_audio_its_format_is_kept_until_the_next_session(side: str, whose: str) -> None:
+    async with talking() as (client, service):
+        if whose == "caller":
+            await client.append_input_audio(bytes(480))
+            await client.create_response()
+        else:
+            await service.say(created("r"), *spoken())
+            await settle(lambda: client.conversation.get_items() and client.conversation.get_items()[0].formatted.audio)
+        changed, same = {f"{side}_audio_format": "g711_ulaw"}, {f"{side}_audio_format": "pcm16"}
+        before = dict(client.session)
+        with pytest.raises(UsageError, match=f"^{side}_audio_format: .* disconnect, change it, and connect again"):
+            await client.update_session(voice="other", **changed)
+        assert client.session == before
+        await client.update_session(voice="other", **same)
+        await client.disconnect()
+        await client.update_session(**changed)
+        service.connected.clear()
+        await client.connect()
+        *_, update = await service.heard_type("session.update", 3)
+        assert update["session"]["audio"][side]["format"] == {"type": "audio/pcmu"}
 
 
 async def test_audio_in_a_message_is_written_as_base64() -> None:
@@ -634,6 +784,36 @@ async def test_what_was_heard_to_its_end_is_not_cut() -> None:
         await client.cancel_response("a", sample_count=24_000)
         await quiet(client, service)
         assert "conversation.item.truncate" not in [event["type"] for event in service.received]
+
+
+async def test_of_an_answer_that_is_over_nothing_is_cancelled_and_the_rest_is_cut() -> None:
+    async with talking() as (client, service):
+        assert await client.cancel_response() is None
+        await service.say(created("r"), *spoken(), done("r"))
+        await settle(
+            lambda: client.conversation.get_items() and client.conversation.get_items()[0].status == "completed"
+        )
+        assert await client.cancel_response("a", sample_count=2400) is client.conversation.get_item("a")
+        (cut,) = await service.heard_type("conversation.item.truncate")
+        assert cut["audio_end_ms"] == 100
+        assert "response.cancel" not in [event["type"] for event in service.received]
+
+
+async def test_an_answer_asked_for_and_not_yet_begun_is_cancelled_unless_it_was_refused() -> None:
+    async with talking() as (client, service):
+        await client.create_response()
+        await client.cancel_response()
+        await service.heard_type("response.cancel")
+        (asked,) = await service.heard_type("response.create")
+        told = asyncio.create_task(client.wait_for_next("error", 5))
+        await asyncio.sleep(0)
+        await service.say({"type": "error", "error": {"message": "no", "event_id": asked["event_id"]}})
+        await told
+        await client.cancel_response()
+        await client.realtime.send("response.create", {"response": {"conversation": "none"}})
+        await client.cancel_response()
+        await quiet(client, service)
+        assert len(await service.heard_type("response.cancel")) == 1
 
 
 async def test_cancelling_what_cannot_be_cancelled_raises_before_anything_is_sent() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.errors import UsageError
 from bridge.realtime.emitter import Emitter
@@ -57,12 +58,20 @@ async def test_a_wait_that_ends_leaves_no_listener_behind() -> None:
     assert not any(emitter._next.values())
 
 
-def test_what_a_listener_raises_goes_to_whoever_dispatches() -> None:
+async def test_a_listener_that_raises_is_logged_and_every_other_one_is_called() -> None:
     emitter = Emitter()
+    heard: list[Any] = []
 
     def broken(payload: Any) -> None:
         raise ValueError(payload)
 
-    emitter.on("a", broken)
-    with pytest.raises(ValueError, match="boom"):
+    for listen in (emitter.on, emitter.on_next):
+        listen("a", broken)
+        listen("a", heard.append)
+    waiting = asyncio.create_task(emitter.wait_for_next("a", 5))
+    await asyncio.sleep(0)
+    with capture_logs() as logs:
         emitter.dispatch("a", "boom")
+    assert heard == ["boom", "boom"]
+    assert await waiting == "boom"
+    assert [(line["event"], line["on"]) for line in logs] == [("realtime.listener_failed", "a")] * 2
