@@ -244,7 +244,7 @@ def test_without_the_speech_extra_one_sentence_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner.voices, "speaks", lambda: False)
-    with pytest.raises(UsageError, match=r"a-call needs speech .* pip install 'voice-bridge\[local\]'"):
+    with pytest.raises(UsageError, match=r"a-call needs speech .* pip install -e '\.\[local\]'"):
         told([file(tmp_path, SPEAKS)])
     assert told([file(tmp_path, QUIET)])[0] == 0
 

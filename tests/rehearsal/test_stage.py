@@ -45,7 +45,7 @@ def test_settings_that_are_given_leave_their_neighbours_as_they_are() -> None:
         ({"agent": {"idle": {"promt_after_s": 3}}}, "changes.idle.promt_after_s: there is no such setting; did you"),
         ({"agent": {"tools": [{"nam": "x"}]}}, "changes.tools.0.name: missing"),
         ({"agent": {"model": {"service": "elsewhere"}}}, "changes.model: there is no service 'elsewhere'"),
-        ({"agent": {"clips": {"filler": "nowhere.wav"}}}, "changes.clips.filler: "),
+        ({"agent": {"clips": {"filler": "nowhere.wav"}}}, "changes.clips.filler = "),
         ({"agent": {"local": {"greting": "Hi."}}}, "changes.local.greting: unknown key"),
         ({"agent": {"local": 5}}, "changes.local: expected a mapping"),
         ({"given": {"limit": {"max_calls": 1}}}, "service.limit: there is no such setting; did you mean limits?"),
