@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 from structlog.testing import capture_logs
 
 from bridge.call import events as ev
@@ -483,6 +484,19 @@ def test_a_carrier_still_finds_somebody_to_ask_what_comes_after_the_last_call(
         await draining
         waited_s = loop.time() - began - ended_s
         assert waited_s < 0.4 if asks != "nothing" else 1.4 < waited_s < 1.6
+
+    run(main)
+
+
+def test_a_call_is_found_in_the_log_by_the_carriers_id(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        with structlog.testing.capture_logs() as entries:
+            driver, _ = office.connect("CA7")
+            driver.deliver(ev.CallerLeft("stop"))
+            await settle()
+        told = {entry["event"]: entry for entry in entries}
+        for event in ("call_expected", "call_ended"):
+            assert (told[event]["carrier_call_id"], told[event]["call_id"]) == ("CA7", driver.plan.call_id)
 
     run(main)
 
