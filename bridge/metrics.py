@@ -34,14 +34,15 @@ _MANY = frozenset({ev.ModelSaid, ev.MarkReturned, ev.WordTimed, ev.DeadlineReach
 class _Watched:
     """What has to be remembered of one call between two facts."""
 
-    __slots__ = ("agent", "answer", "began_ms", "item", "speech_stopped_ms")
+    __slots__ = ("agent", "answers", "before", "began_ms", "response", "speech_stopped_ms")
 
     def __init__(self, agent: str, began_ms: float) -> None:
         self.agent = agent
         self.began_ms = began_ms
         self.speech_stopped_ms: float | None = None
-        self.item = ""  # of the model's, heard from last
-        self.answer = ""  # the first item that came after the caller's speech
+        self.response = ""  # the one heard from last
+        self.before = ""  # the one heard from last before the caller's speech
+        self.answers: set[str] = set()  # items of others since
 
 
 class Metrics:
@@ -86,9 +87,9 @@ class Metrics:
             call = self._calls[plan.call_id] = _Watched(plan.agent.name, now)
             self._begun.labels(call.agent).inc()
         if type(event) is ev.ModelSpoke:
-            if event.item_id != call.item:
-                call.item = event.item_id
-                call.answer = call.answer or event.item_id
+            call.response = event.response_id
+            if call.speech_stopped_ms is not None and event.response_id != call.before:
+                call.answers.add(event.item_id)
         elif type(event) not in _MANY:
             self._saw(call, now, event)
         for action in actions:
@@ -98,7 +99,8 @@ class Metrics:
     def _saw(self, call: _Watched, now: float, event: ev.Event) -> None:
         match event:
             case ev.CallerSpeechStopped():
-                call.speech_stopped_ms, call.answer = now, ""
+                call.speech_stopped_ms, call.before = now, call.response
+                call.answers.clear()
             case ev.CallerSpeechStarted():
                 call.speech_stopped_ms = None
             case ev.ResponseEnded():
@@ -117,7 +119,7 @@ class Metrics:
     def _asked(self, call_id: str, call: _Watched, now: float, action: do.Action) -> None:
         match action:
             case do.PlayAudio():  # neither a clip nor the rest of what was said before is the answer
-                if call.speech_stopped_ms is not None and action.item_id and action.item_id == call.answer:
+                if call.speech_stopped_ms is not None and action.item_id in call.answers:
                     self._answer.labels(call.agent).observe((now - call.speech_stopped_ms) / 1000)
                     call.speech_stopped_ms = None
             case do.ClearPlayback():

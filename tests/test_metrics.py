@@ -85,7 +85,9 @@ def test_neither_a_clip_nor_the_rest_of_what_was_said_before_is_the_answer() -> 
         (1000.0, ev.CallerSpeechStopped(), [do.PlayAudio(b"", 100.0, "old")]),
         (1100.0, ev.ModelSpoke("r1", "old", 0, b"", 100.0), [do.PlayAudio(b"", 100.0, "old")]),
         (2500.0, ev.DeadlineReached(), [do.PlayAudio(b"", 100.0)]),
-        (3000.0, ev.ModelSpoke("r2", "new", 0, b"", 100.0), [do.PlayAudio(b"", 100.0, "old")]),
+        (2600.0, ev.ModelSpoke("r1", "old too", 0, b"", 100.0), [do.PlayAudio(b"", 100.0, "old too")]),
+        (2700.0, ev.ModelSpoke("r2", "never played", 0, b"", 100.0), []),
+        (3000.0, ev.ModelSpoke("r3", "new", 0, b"", 100.0), [do.PlayAudio(b"", 100.0, "old")]),
         (3100.0, ev.MarkReturned("0.7"), [do.PlayAudio(b"", 100.0, "new")]),
         (3200.0, ev.MarkReturned("0.8"), [do.PlayAudio(b"", 100.0, "new")]),
     ]

@@ -30,7 +30,9 @@ class StreamStarted(Event, frozen=True, tag=True, gc=False):
 
 
 class StreamOffered(Event, frozen=True, tag=True, gc=False):
-    """The carrier asked what comes after its stream, and was given the way to another one."""
+    """The carrier asked what comes after its stream, and was given the way to another one, or none any more."""
+
+    given: bool = True
 
 
 class CallerSpoke(Event, frozen=True, tag=True, gc=False):

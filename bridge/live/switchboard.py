@@ -66,6 +66,7 @@ class _Line:
     task: asyncio.Task[EndReason] | None = None
     claimed: bool = False  # a stream has come
     broken_at: list[float] = field(default_factory=list)  # when another came in the place of one; loop time
+    offers: int = 0  # of another stream, since the last one came
 
 
 @dataclass(slots=True)
@@ -193,24 +194,26 @@ class Switchboard:
         line.token = ""
         if line.claimed:
             line.broken_at.append(self._now)
-        line.claimed = True
+        line.claimed, line.offers = True, 0
         return line.driver
 
     def resume(self, carrier_call_id: str) -> Expected | None:
         """The carrier asks what comes after the stream of this call: another stream, where the call goes on.
 
         The stream may have broken, or never have reached us. Asked again before the stream is there, the answer is the
-        same. A call whose streams break again and again is over.
+        same. A call whose streams break or fail to open again and again is over, or goes where it was to be
+        transferred to.
         """
         line = self._lines.get(carrier_call_id)
         if line is None or not line.driver.goes_on:
             return None
         call_id = line.driver.plan.call_id
         line.broken_at = [at for at in line.broken_at if self._now - at < _BREAKS_S]
-        if len(line.broken_at) >= _MOST_BREAKS:
-            log.warning("stream_breaks_too_often", call_id=call_id, times=len(line.broken_at) + 1)
-            line.driver.end(EndReason.STREAM_LOST)
+        if max(len(line.broken_at), line.offers) >= _MOST_BREAKS:
+            log.warning("stream_breaks_too_often", call_id=call_id, broken=len(line.broken_at), offered=line.offers)
+            line.driver.deliver(ev.StreamOffered(given=False))
             return None
+        line.offers += 1
         if not line.token or self._now > line.token_until:
             self._new_token(line)
         line.driver.deliver(ev.StreamOffered())

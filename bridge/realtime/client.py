@@ -115,6 +115,7 @@ class RealtimeClient(Emitter):
             self._complaint = None
             await self.realtime.connect()
             self._heard = self._new_input()  # what somebody appended before was not sent
+            self.conversation.clear()  # of a session that was lost
             # Closed already? Why comes as an "error", and to who waits for a greeting.
             with contextlib.suppress(RealtimeError):
                 await self._send_session()

@@ -113,7 +113,7 @@ def load_profiles(text: str, *, source: str) -> dict[str, Profile]:
 def _read(text: str, *, source: str, base: Mapping[str, Profile]) -> dict[str, Profile]:
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"{source}: not YAML: {' '.join(str(error).split())}"]) from None
     if document is None:
         return dict(base)

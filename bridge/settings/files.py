@@ -37,7 +37,10 @@ def parsed(
     try:
         twice = written_twice(text)
         document = yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except ValueError:
+        wrong.append(f"{path}: not YAML: it holds a date that is none. Mend it, or put it in quotes")
+        return {}
+    except yaml.YAMLError as error:
         # Not the error's own text: it quotes the file, which may hold a secret.
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f", line {mark.line + 1}" if mark is not None else ""

@@ -188,14 +188,14 @@ def sample() -> Path:
 
 
 def _misnamed(folder: Path) -> Iterator[str]:
-    """Files beside bridge.yaml that look like ours and would not be read."""
-    files = sorted(folder.glob("*.y*ml"))
-    yield from _not_read(files)
-    for file in files:
-        if file.suffix == ".yaml" and file.stem not in _FILES:
-            near = mistakes.nearest(file.stem, _FILES, lambda name: f"{name}.yaml")
-            if near:
-                yield f"{file}: is not read{near} Rename it, or delete it"
+    """Files that look like ours, where ours are not there, and would not be read."""
+    missing = [stem for stem in _FILES if not (folder / f"{stem}.yaml").exists()]
+    for file in sorted(folder.glob("*.y*ml")):
+        near = mistakes.nearest(file.stem, missing, lambda name: f"{name}.yaml") if file.stem not in _FILES else ""
+        if file.suffix == ".yml" and file.stem in missing:
+            yield from _not_read([file])
+        elif near:
+            yield f"{file}: is not read{near} Rename it, or delete it"
 
 
 # ---------------------------------------------------------------- files beside bridge.yaml

@@ -6,6 +6,7 @@ A value is shown only where it cannot be a secret. Nothing here reads a file.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, get_args
@@ -69,7 +70,9 @@ def of_validation(
         (detail, _resolve(model, detail["loc"])) for detail in error.errors(include_url=False, include_context=False)
     ]
     for detail, (path, field, siblings, _) in _of_the_likeliest_branch(found):
-        place = next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), default)
+        above = (places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places)
+        below = (place for key, place in places.items() if key[: len(path)] == path)
+        place = next(itertools.chain(above, below), default)
         lines[f"{place}: {_sentence(detail, path, field, siblings)}"] = None
     return list(lines)
 
@@ -89,8 +92,7 @@ def _of_the_likeliest_branch(found: list[tuple[ErrorDetails, _Place]]) -> Iterat
             if all(len(detail["loc"]) > len(prefix) + 1 or detail["type"] == "value_error" for detail, _ in told)
         ]
         least = min(map(len, inside), default=0)
-        near = [told for told in inside if len(told) == least] or [next(iter(branches.values()))]
-        yield from (one for told in near for one in told)
+        yield from next((told for told in inside if len(told) == least), next(iter(branches.values())))
 
 
 def _sentence(detail: ErrorDetails, path: Path, field: FieldInfo | None, siblings: Collection[str]) -> str:

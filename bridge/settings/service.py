@@ -45,12 +45,12 @@ def _address(value: str) -> str:
         raise ValueError("is not an address like https://bridge.example.com")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ValueError("must not hold a user name, a password, a query or a fragment")
-    return value.rstrip("/")
+    return parts.geturl().rstrip("/")
 
 
 def _before_our_paths(value: str) -> str:
     """An address as `_address` gives it."""
-    own = re.search(r"/twilio/\w+$", value)
+    own = re.search(r"/twilio/[\w-]+$", value)
     if own:
         raise ValueError(f"must end before {own.group()}, which is ours to add")
     return value

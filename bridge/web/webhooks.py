@@ -121,11 +121,14 @@ class TwilioDoor:
 
     def resumed(self, call_sid: str) -> str:
         """The document that a call of this worker's goes on with; empty: with none."""
+        expected = None
         target = self._switchboard.handed_on_to(call_sid)
+        if not target:
+            expected = self._switchboard.resume(call_sid)
+            target = self._switchboard.handed_on_to(call_sid)  # who is given no other stream may be put through
         if target:
             caller_id = self._settings.twilio.transfer_caller_id
             return twiml.document(twiml.dial(target, caller_id=caller_id), twiml.hangup())
-        expected = self._switchboard.resume(call_sid)
         return "" if expected is None else self._connect(expected)
 
     # ------------------------------------------------------------ proof

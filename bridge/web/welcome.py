@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -36,11 +37,11 @@ def summary(console: Console, settings: Settings, directory: Directory) -> None:
             numbers.append("all others")
         for first, target in enumerate(directory.targets(name)):
             table.add_row(
-                name if not first else "",
-                ", ".join(numbers) or "none" if not first else "if that fails:",
-                target.profile.title or target.profile.name,
-                target.model,
-                target.where,
+                escape(name if not first else ""),
+                escape(", ".join(numbers) or "none" if not first else "if that fails:"),
+                escape(target.profile.title or target.profile.name),
+                escape(target.model),
+                escape(target.where),
             )
     if not console.is_terminal:  # a file has no edge to fold at
         table.width = Measurement.get(console, console.options.update(width=_WIDE), table).maximum

@@ -110,6 +110,22 @@ STORIES: list[Story] = [
         on=COMES_BACK,
     ),
     story(
+        "it is given no other: the call is over at once",
+        at(0, *LONG),
+        at(1000, *LOST),
+        at(1500, ev.StreamOffered(given=False), CLOSE_MODEL, end(EndReason.STREAM_LOST)),
+        on=COMES_BACK,
+    ),
+    story(
+        "it is given no other while the caller is to be put through: they are",
+        at(0, *LONG),
+        at(500, ev.TransferWished("+15550199")),
+        at(1000, *LOST),
+        at(1500, ev.StreamOffered(given=False), do.Transfer("+15550199")),
+        at(1600, ev.HandedOver("transfer", True), CLOSE_MODEL, end(EndReason.TRANSFERRED)),
+        on=COMES_BACK,
+    ),
+    story(
         "it was given another before anybody noticed the break: that is no news yet",
         at(0, *LONG),
         at(900, ev.StreamOffered()),

@@ -197,8 +197,9 @@ def test_check_finds_mistakes_of_local_sections_and_tools_together(
 
 def test_addresses_are_whole_where_there_is_no_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BRIDGE_REALTIME__API_KEY", "sk-test")
-    monkeypatch.setenv("BRIDGE_REALTIME__URL", f"wss://{'long.' * 20}example.test/v1/realtime")
-    assert f"{'long.' * 20}example.test/v1/realtime" in run("check")[1]
+    for address in (f"wss://{'long.' * 20}example.test/v1/realtime", "wss://[fe80::1]/v1/realtime"):
+        monkeypatch.setenv("BRIDGE_REALTIME__URL", address)
+        assert address in run("check")[1]
 
 
 def test_a_key_that_is_asked_for_by_name_must_be_there(run: Run) -> None:

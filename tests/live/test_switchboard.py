@@ -321,6 +321,47 @@ def test_a_call_whose_streams_break_again_and_again_is_over(
     run(main)
 
 
+def test_a_carrier_that_opens_none_of_the_streams_it_is_given_is_given_three(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, _ = office.connect()
+        driver.deliver(ev.CallerLeft("closed"))
+        for _ in range(3):
+            assert office.board.resume("CA1") is not None
+            await asyncio.sleep(0.3)
+        assert office.board.resume("CA1") is None
+        await settle()
+        assert office.ended == [("CA1", EndReason.STREAM_LOST)]
+
+    run(main)
+
+
+def test_a_token_that_is_too_old_is_replaced(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, _ = office.connect()
+        driver.deliver(ev.CallerLeft("closed"))
+        first = office.board.resume("CA1")
+        assert first is not None
+        office.board._lines["CA1"].token_until = 0.0
+        again = office.board.resume("CA1")
+        assert again is not None and again.token != first.token
+        assert office.board.claim(first.token, "CA1") is None and office.board.claim(again.token, "CA1") is driver
+
+    run(main)
+
+
+def test_who_is_given_no_other_stream_is_put_through_where_that_was_agreed_on(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, _ = office.connect()
+        driver.deliver(ev.TransferWished("+15550123"))
+        driver.deliver(ev.CallerLeft("closed"))
+        for _ in range(3):
+            office.board.resume("CA1")
+        assert office.board.resume("CA1") is None
+        assert office.board.handed_on_to("CA1") == "+15550123"
+
+    run(main)
+
+
 def test_a_carrier_given_another_stream_has_its_time_to_open_it(run: Callable[..., None]) -> None:
     async def main(office: Office) -> None:
         driver, _ = office.connect()
