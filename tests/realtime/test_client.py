@@ -717,6 +717,18 @@ async def test_a_format_changed_before_the_first_audio_is_the_one_audio_is_kept_
         assert len(client._heard) <= 8000 * 1.25
 
 
+async def test_a_session_after_one_that_was_lost_begins_with_no_conversation_and_any_format() -> None:
+    async with talking() as (client, service):
+        await service.say(created("r"), *spoken())
+        await settle(lambda: client.conversation.get_items() and client.conversation.get_items()[0].formatted.audio)
+        service.break_off()
+        await settle(lambda: not client.is_connected)
+        assert client.conversation.get_items(), "what was said can still be read"
+        await client.connect()
+        assert not client.conversation.get_items()
+        await client.update_session(input_audio_format="g711_ulaw")
+
+
 @pytest.mark.parametrize("side", ["input", "output"])
 @pytest.mark.parametrize("whose", ["caller", "agent"])
 async def test_once_there_was_audio_its_format_is_kept_until_the_next_session(side: str, whose: str) -> None:
