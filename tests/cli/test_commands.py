@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import platform
 import re
 import signal
 import socket
@@ -223,6 +225,26 @@ def test_a_failure_that_is_no_full_disk_keeps_its_traceback(run: Run, monkeypatc
     monkeypatch.setattr(cli, "app", broken)
     with pytest.raises(PermissionError):
         run("check")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked for large pages")
+@pytest.mark.parametrize("given", [{}, {"PYTHONMALLOC": "pymalloc"}, {"GLIBC_TUNABLES": ""}])
+def test_serve_begins_anew_in_large_pages_unless_memory_is_somebodys_choice(given: dict[str, str]) -> None:
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONMALLOC", "GLIBC_TUNABLES")}
+    env |= {"BRIDGE_REALTIME__API_KEY": "sk-test", **given}
+    command = [sys.executable, "-m", "bridge", "serve", "--port", "0"]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as serving:
+        try:
+            assert serving.stdout is not None
+            assert "listens" in serving.stdout.readline()
+            found = dict(
+                line.split("=", 1) for line in Path(f"/proc/{serving.pid}/environ").read_text().split("\0") if line
+            )
+        finally:
+            serving.send_signal(signal.SIGINT)
+            serving.communicate(timeout=10)
+    wanted = given or {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    assert {name: value for name, value in found.items() if name in ("PYTHONMALLOC", "GLIBC_TUNABLES")} == wanted
 
 
 def test_a_worker_is_started_by_serve_alone(run: Run) -> None:
