@@ -198,12 +198,14 @@ def caller_left(desk: Desk, event: ev.CallerLeft) -> None:
 
 
 def stream_offered(desk: Desk, event: ev.StreamOffered) -> None:
-    """The carrier asked what comes next, and was told to open another stream, or none any more."""
-    if not event.given:
-        desk.timers.stop("stream_back")
-        on_stream_back(desk)
-    elif desk.timers.running("stream_back"):
+    """The carrier asked what comes next, and was told to open another stream."""
+    if desk.timers.running("stream_back"):
         desk.after("stream_back", _BACK_MS)
+
+
+def stream_refused(desk: Desk, event: ev.StreamRefused) -> None:
+    desk.timers.stop("stream_back")
+    on_stream_back(desk)
 
 
 def on_stream_back(desk: Desk) -> None:

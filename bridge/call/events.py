@@ -30,9 +30,11 @@ class StreamStarted(Event, frozen=True, tag=True, gc=False):
 
 
 class StreamOffered(Event, frozen=True, tag=True, gc=False):
-    """The carrier asked what comes after its stream, and was given the way to another one, or none any more."""
+    """The carrier asked what comes after its stream, and was given the way to another one."""
 
-    given: bool = True
+
+class StreamRefused(Event, frozen=True, tag=True, gc=False):
+    """The carrier asked what comes after its stream, and is given no other one: it has had too many."""
 
 
 class CallerSpoke(Event, frozen=True, tag=True, gc=False):
@@ -256,6 +258,7 @@ AnyEvent = (
     CallRouted
     | StreamStarted
     | StreamOffered
+    | StreamRefused
     | CallerSpoke
     | CallerPressed
     | MarkReturned

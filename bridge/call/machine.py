@@ -148,6 +148,7 @@ _FACTS: dict[type[ev.Event], Callable[[Desk, Any], None]] = {
     ev.CallRouted: sessions.routed,
     ev.StreamStarted: leg.stream_started,
     ev.StreamOffered: ending.stream_offered,
+    ev.StreamRefused: ending.stream_refused,
     ev.CallerSpoke: leg.caller_spoke,
     ev.CallerPressed: leg.caller_pressed,
     ev.MarkReturned: leg.mark_returned,

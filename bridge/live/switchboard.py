@@ -211,7 +211,7 @@ class Switchboard:
         line.broken_at = [at for at in line.broken_at if self._now - at < _BREAKS_S]
         if max(len(line.broken_at), line.offers) >= _MOST_BREAKS:
             log.warning("stream_breaks_too_often", call_id=call_id, broken=len(line.broken_at), offered=line.offers)
-            line.driver.deliver(ev.StreamOffered(given=False))
+            line.driver.deliver(ev.StreamRefused())
             return None
         line.offers += 1
         if not line.token or self._now > line.token_until:

@@ -113,7 +113,7 @@ STORIES: list[Story] = [
         "it is given no other: the call is over at once",
         at(0, *LONG),
         at(1000, *LOST),
-        at(1500, ev.StreamOffered(given=False), CLOSE_MODEL, end(EndReason.STREAM_LOST)),
+        at(1500, ev.StreamRefused(), CLOSE_MODEL, end(EndReason.STREAM_LOST)),
         on=COMES_BACK,
     ),
     story(
@@ -121,7 +121,7 @@ STORIES: list[Story] = [
         at(0, *LONG),
         at(500, ev.TransferWished("+15550199")),
         at(1000, *LOST),
-        at(1500, ev.StreamOffered(given=False), do.Transfer("+15550199")),
+        at(1500, ev.StreamRefused(), do.Transfer("+15550199")),
         at(1600, ev.HandedOver("transfer", True), CLOSE_MODEL, end(EndReason.TRANSFERRED)),
         on=COMES_BACK,
     ),
