@@ -241,7 +241,7 @@ def test_serve_begins_anew_in_large_pages_unless_memory_is_somebodys_choice(give
                 line.split("=", 1) for line in Path(f"/proc/{serving.pid}/environ").read_text().split("\0") if line
             )
         finally:
-            serving.send_signal(signal.SIGINT)
+            serving.terminate()
             serving.communicate(timeout=10)
     wanted = given or {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     assert {name: value for name, value in found.items() if name in ("PYTHONMALLOC", "GLIBC_TUNABLES")} == wanted
