@@ -66,7 +66,7 @@ class Metrics:
         self._length = Histogram("bridge_call_seconds", "Length of calls", agent, buckets=_CALL_SECONDS, registry=reg)
         self._answer = Histogram(
             "bridge_answer_seconds",
-            "From the end of the caller's speech, as the model's detector saw it, to the first audio sent",
+            "From the end of the caller's speech, as the model's detector saw it, to the answer's first audio sent",
             agent,
             buckets=_SECONDS,
             registry=reg,

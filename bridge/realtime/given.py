@@ -17,7 +17,7 @@ import pybase64
 
 from bridge.errors import UsageError
 from bridge.realtime.dialect import frame
-from bridge.realtime.profiles import Profile, Target, builtin
+from bridge.realtime.profiles import Profile, Target, builtin, fits_a_header
 
 _LONGEST_S = 1e9
 _BYTES = ("B", "b", "c")  # formats of a buffer's items, in the words of the module struct
@@ -55,7 +55,7 @@ def _key(value: Any) -> str:
         return ""
     if not isinstance(value, str):
         raise UsageError(f"api_key: found {type(value).__name__}; give the key as text")
-    if not value.isascii() or not value.isprintable() or value != value.strip():
+    if not fits_a_header(value):
         raise UsageError(
             "api_key: a key has no spaces around it, no line break and only ASCII characters; see what came with it"
         )

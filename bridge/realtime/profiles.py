@@ -285,6 +285,11 @@ def split_address(url: str) -> SplitResult:
     return parts
 
 
+def fits_a_header(key: str) -> bool:
+    """Whether a request's header can hold this key, as it would be written there."""
+    return key.isascii() and key.isprintable() and key == key.strip()
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name is this machine for certain, without asking a name server."""
     if host == "localhost":

@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bridge.realtime.profiles import Profile, is_loopback
+from bridge.realtime.profiles import Profile, fits_a_header, is_loopback
 from bridge.settings.agents import AgentFile
 
 ENV_PREFIX = "BRIDGE_"
@@ -57,9 +57,7 @@ def _before_our_paths(value: str) -> str:
 
 
 def _key(value: SecretStr) -> SecretStr:
-    """What can stand in a request's header."""
-    key = value.get_secret_value()
-    if not key.isascii() or not key.isprintable() or key != key.strip():
+    if not fits_a_header(value.get_secret_value()):
         raise ValueError("has a line break, a space around it or other than ASCII characters; see what came with it")
     return value
 

@@ -30,8 +30,10 @@ from tests.call.playbook import (
 )
 
 COMES_BACK = plan(carrier=CarrierCapabilities(resumes_after_drop=True))
+IMPATIENT = plan(carrier=COMES_BACK.carrier, first_media_s=1.0)
 LONG = (response("r1"), says("r1", "hello", 3000), ends("r1"))
 LOST = (caller_leaves("closed"), note("stream_lost"))
+BACK = (stream("MZ2"), note("stream_back"))
 
 SAY_GOODBYE = do.RequestResponse("Say a short goodbye.")
 
@@ -48,7 +50,7 @@ STORIES: list[Story] = [
         "another one does: the call goes on with the session it has, and may lose that one too",
         at(0, *LONG),
         at(1000, *LOST),
-        at(1300, stream("MZ2"), note("stream_back")),
+        at(1300, *BACK),
         at(9000, *LOST),
         at(9500, stream("MZ3"), note("stream_back")),
         at(12_000, caller_audio(20), sends_model(20)),
@@ -81,7 +83,7 @@ STORIES: list[Story] = [
         at(500, ev.HangUpWished("drain"), SAY_GOODBYE),
         at(600, response("r2"), says("r2", "bye", 1000), ends("r2")),
         at(3500, *LOST),
-        at(4000, stream("MZ2"), note("stream_back")),
+        at(4000, *BACK),
         at(4400),
         at(4620, do.HangUp()),
         at(4700, ev.HandedOver("hang_up", True), CLOSE_MODEL, end(EndReason.DRAINED)),
@@ -105,7 +107,7 @@ STORIES: list[Story] = [
         at(0, *LONG),
         at(1000, *LOST),
         at(2900, ev.StreamOffered()),
-        at(4800, stream("MZ2"), note("stream_back")),
+        at(4800, *BACK),
         at(12_000, caller_audio(20), sends_model(20)),
         on=COMES_BACK,
     ),
@@ -138,7 +140,7 @@ STORIES: list[Story] = [
         at(0, *LONG),
         at(500, ev.TransferWished("+15550199")),
         at(1000, *LOST),
-        at(1500, stream("MZ2"), note("stream_back")),
+        at(1500, *BACK),
         at(3400),
         at(3520, do.Transfer("+15550199")),
         at(3600, ev.HandedOver("transfer", True), CLOSE_MODEL, end(EndReason.TRANSFERRED)),
@@ -166,7 +168,7 @@ STORIES: list[Story] = [
         "whether the caller is still there is not asked of nobody, but some time after they are back",
         at(0, *LONG),
         at(12_500, *LOST),
-        at(14_000, stream("MZ2"), note("stream_back")),
+        at(14_000, *BACK),
         at(23_900),
         at(24_000, do.RequestResponse("Still there?")),
         on=plan(
@@ -176,28 +178,28 @@ STORIES: list[Story] = [
     story(
         "a caller of whom nothing was heard before the break has as long as any to be heard",
         at(900, *LOST),
-        at(1500, stream("MZ2"), note("stream_back")),
+        at(1500, *BACK),
         at(2400),
         at(2500, CLOSE_MODEL, end(EndReason.NEVER_STARTED)),
-        on=plan(carrier=COMES_BACK.carrier, first_media_s=1.0),
+        on=IMPATIENT,
     ),
     story(
         "another stream that brings no audio is no better than a first one",
         at(800, caller_audio(20), sends_model(20)),
         at(900, *LOST),
-        at(1500, stream("MZ2"), note("stream_back")),
+        at(1500, *BACK),
         at(2400),
         at(2500, CLOSE_MODEL, end(EndReason.NEVER_STARTED)),
-        on=plan(carrier=COMES_BACK.carrier, first_media_s=1.0),
+        on=IMPATIENT,
     ),
     story(
         "one that brings some is",
         at(800, caller_audio(20), sends_model(20)),
         at(900, *LOST),
-        at(1500, stream("MZ2"), note("stream_back")),
+        at(1500, *BACK),
         at(1520, caller_audio(20), sends_model(40)),
         at(4000, caller_audio(20), sends_model(60)),
-        on=plan(carrier=COMES_BACK.carrier, first_media_s=1.0),
+        on=IMPATIENT,
     ),
     story(
         "a carrier that does not ask what comes next is not waited for",
@@ -220,7 +222,7 @@ def test_the_answer_goes_on_where_the_caller_stopped_hearing_and_nothing_is_play
     book.play(at(0, *LONG), at(1000, *LOST))
     book.run_until(2500)
     assert sent_ms(book, 1000) == 0
-    book.play(at(2500, stream("MZ2"), note("stream_back")))
+    book.play(at(2500, *BACK))
     book.run_until(10_000)
     assert sent_ms(book, 2500) == pytest.approx(2000, abs=1)
     assert book.conversation()[-1][0] == "agent"
@@ -230,7 +232,7 @@ def test_the_answer_goes_on_where_the_caller_stopped_hearing_and_nothing_is_play
 
 def test_what_is_said_meanwhile_is_heard_afterwards() -> None:
     book = Playbook.connected(COMES_BACK)
-    book.play(at(1000, *LOST), at(1500, *LONG), at(2000, stream("MZ2"), note("stream_back")))
+    book.play(at(1000, *LOST), at(1500, *LONG), at(2000, *BACK))
     book.run_until(10_000)
     assert sent_ms(book, 2000) == pytest.approx(3000, abs=1)
 
