@@ -10,7 +10,7 @@ everything else translates (dialects) or touches the world (shells).
 Rooms. P is pure: no await, no socket, no file, no clock. S is a shell. A room imports only rooms above it:
 
     errors       P  one tree of exceptions; EndReason
-    reading      P  what somebody wrote, into a struct: every mistake told with its key
+    reading      P  what somebody wrote: YAML, and from it a struct; every mistake told with its key
     call         P  what a call is: events (facts), actions (requests), plan, machine, playout (what was heard), turns
     audio        P  arithmetic on sound: formats, G.711, filters, the live path, timeline, speech detection, WAV
     telephony    P  carriers' dialects: stream messages, TwiML, signatures, layouts of REST requests

@@ -1,4 +1,4 @@
-"""Reads what somebody wrote (a scenario, a script) into a struct, and tells every mistake with its key, what was found
+"""Reads what somebody wrote: YAML, and from it a struct. Every mistake is told with its key or line, what was found
 and what to write.
 
 Lists count from 1. A key that stands twice, and a number that is none, or has no end, are mistakes wherever they stand.
@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 T = TypeVar("T", bound=msgspec.Struct)
+Loader = type[yaml.SafeLoader] | type[yaml.BaseLoader]
 
 NOT_NEGATIVE: Final = (0.0, math.inf)
 FROM_1: Final = (1.0, math.inf)
@@ -47,12 +48,28 @@ def read(written: Any, kind: type[T], where: str, wrong: list[str], *, known: Co
         return None
 
 
-def written_twice(text: str) -> list[str]:
-    """Keys written twice in one mapping of a YAML text, which YAML readers let pass: the last would win. Raises
-    yaml.YAMLError for a text that is none.
+def parse(text: str, source: str, loader: Loader = yaml.SafeLoader) -> tuple[Any, list[str]]:
+    """What a YAML text holds, and its keys that are written twice in one mapping, which YAML readers let pass: the last
+    would win.
+
+    Raises ValueError for a text that is none, holds itself or is nested too deeply. What is wrong is told with the
+    `source` and the line, and does not quote the text, which may hold a secret.
     """
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    return [f"line {line}: {key} is written twice. Keep one" for line, key in _repeated(root, set())]
+    try:
+        root = yaml.compose(text, Loader=loader)
+        twice = [
+            f"{source}, line {line}: {key} is written twice. Keep one" for line, key in _repeated(root, set(), set())
+        ]
+        return yaml.load(text, Loader=loader), twice
+    except RecursionError:
+        raise ValueError(f"{source}: not YAML: it is nested too deeply. Mend it") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"{source}, line {mark.line + 1}" if mark is not None else source
+        raise ValueError(f"{where}: not YAML: {problem or 'it holds characters no text has'}. Mend the line") from None
+    except ValueError:  # the constructor of a date; PyYAML lets it out as it is
+        why = "it holds a date or a number that is none. Mend it, or put it in quotes"
+        raise ValueError(f"{source}: not YAML: {why}") from None
 
 
 def between(thing: msgspec.Struct, **ranges: tuple[float, float]) -> None:
@@ -122,11 +139,16 @@ def _endless(value: Any, where: str) -> Iterator[str]:
             yield from _endless(one, f"{where}[{number}]")
 
 
-def _repeated(node: yaml.Node | None, met: set[int]) -> Iterator[tuple[int, str]]:
-    """(line, key). What is referred to again, by an anchor, is told once."""
+def _repeated(node: yaml.Node | None, met: set[int], around: set[int]) -> Iterator[tuple[int, str]]:
+    """(line, key). What is referred to again, by an anchor, is told once; `around` are the nodes this one stands in."""
+    if node is None:
+        return
     if id(node) in met:
+        if id(node) in around:
+            raise yaml.MarkedYAMLError(problem="an anchor holds itself", problem_mark=node.start_mark)
         return
     met.add(id(node))
+    around.add(id(node))
     if isinstance(node, yaml.MappingNode):
         keys: set[str] = set()
         for key, value in node.value:
@@ -134,7 +156,8 @@ def _repeated(node: yaml.Node | None, met: set[int]) -> Iterator[tuple[int, str]
                 if key.value in keys:
                     yield key.start_mark.line + 1, key.value
                 keys.add(key.value)
-            yield from _repeated(value, met)
+            yield from _repeated(value, met, around)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            yield from _repeated(item, met)
+            yield from _repeated(item, met, around)
+    around.discard(id(node))

@@ -18,7 +18,7 @@ ROOMS: dict[str, set[str]] = {
     "call": {"errors"},
     "audio": {"errors"},
     "telephony": {"errors", "call"},
-    "realtime": {"errors", "call", "audio"},
+    "realtime": {"errors", "reading", "call", "audio"},
     "tools": {"errors", "call"},
     "settings": {"errors", "reading", "call", "audio", "telephony", "realtime", "tools"},
     "records": {"errors", "call", "audio"},

@@ -58,11 +58,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from bridge.errors import ConfigError
 from bridge.localmodel.wire import BETA_EVENTS, CLIENT_EVENTS, SERVER_EVENTS
-from bridge.reading import FROM_1, NOT_NEGATIVE, between, nearest, read, shown, sure_of_close_code, written_twice
+from bridge.reading import FROM_1, NOT_NEGATIVE, between, nearest, parse, read, shown, sure_of_close_code
 
 _ABOVE_0 = (1e-9, float("inf"))
 _REASON_BYTES = 123  # a close frame holds 125, its code among them (RFC 6455 section 5.5)
@@ -206,12 +205,14 @@ class Scripts:
         """Raises ConfigError for a file that is not YAML or does not hold."""
         try:
             text = path.read_text("utf-8")
-            mistakes = [f"{path}, {mistake}" for mistake in written_twice(text)]
-            document = yaml.safe_load(text)
-        except (OSError, ValueError, yaml.YAMLError) as wrong:
-            raise ConfigError([f"{path}: {wrong}"]) from wrong
+        except (OSError, UnicodeDecodeError) as wrong:
+            raise ConfigError([f"{path}: cannot be read: {wrong}"]) from wrong
         try:
-            scripts = cls.from_dict(document or {}, source=str(path))
+            written, mistakes = parse(text, str(path))
+        except ValueError as wrong:
+            raise ConfigError([str(wrong)]) from wrong
+        try:
+            scripts = cls.from_dict(written or {}, source=str(path))
         except ConfigError as wrong:
             mistakes += wrong.mistakes
         if mistakes:

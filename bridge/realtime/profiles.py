@@ -18,10 +18,10 @@ from typing import Any, Literal
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
-import yaml
 
 from bridge.call.plan import ModelCapabilities
 from bridge.errors import ConfigError, UsageError
+from bridge.reading import parse
 from bridge.realtime.dialect import Cure, Dialect
 from bridge.realtime.openai import GaDialect
 from bridge.realtime.openai_beta import BetaDialect
@@ -112,17 +112,16 @@ def load_profiles(text: str, *, source: str) -> dict[str, Profile]:
 
 def _read(text: str, *, source: str, base: Mapping[str, Profile]) -> dict[str, Profile]:
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError([f"{source}: not YAML: {' '.join(str(error).split())}"]) from None
-    if document is None:
+        written, mistakes = parse(text, source)
+    except ValueError as mistake:
+        raise ConfigError([str(mistake)]) from None
+    if written is None:
         return dict(base)
-    if not isinstance(document, dict):
-        raise ConfigError([f"{source}: found {type(document).__name__}; write profile names with their fields below"])
+    if not isinstance(written, dict):
+        raise ConfigError([f"{source}: found {type(written).__name__}; write profile names with their fields below"])
 
     profiles = dict(base)
-    mistakes: list[str] = []
-    for name, fields in document.items():
+    for name, fields in written.items():
         where = f"{source}: {name}"
         if not isinstance(name, str) or not isinstance(fields, dict):
             mistakes.append(f"{where}: found {fields!r}; write fields below the profile's name")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bridge.reading import written_twice
+from bridge.reading import Loader, parse
 
 
 def text_of(path: Path, wrong: list[str]) -> str | None:
@@ -31,25 +29,16 @@ def text_if_there(path: Path, wrong: list[str]) -> str:
     return text_of(path, wrong) or ""
 
 
-def parsed(
-    text: str, path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader], wrong: list[str]
-) -> dict[str, Any]:
+def parsed(text: str, path: Path, loader: Loader, wrong: list[str]) -> dict[str, Any]:
     try:
-        twice = written_twice(text)
-        document = yaml.load(text, Loader=loader)
-    except ValueError:
-        wrong.append(f"{path}: not YAML: it holds a date that is none. Mend it, or put it in quotes")
+        found, twice = parse(text, str(path), loader)
+    except ValueError as mistake:
+        wrong.append(str(mistake))
         return {}
-    except yaml.YAMLError as error:
-        # Not the error's own text: it quotes the file, which may hold a secret.
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        wrong.append(f"{path}{where}: not YAML: {problem or 'it holds characters no text has'}. Mend the line")
+    wrong += twice
+    if found is None:
         return {}
-    wrong += [f"{path}, {mistake}" for mistake in twice]
-    if document is None:
+    if not isinstance(found, dict):
+        wrong.append(f"{path}: found a {type(found).__name__}. Write settings as `name: value`")
         return {}
-    if not isinstance(document, dict):
-        wrong.append(f"{path}: found a {type(document).__name__}. Write settings as `name: value`")
-        return {}
-    return {str(key): value for key, value in document.items()}
+    return {str(key): value for key, value in found.items()}

@@ -76,11 +76,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from bridge.audio.wav import read_whole_wav
 from bridge.errors import ConfigError, EndReason, UsageError
-from bridge.reading import NOT_NEGATIVE, between, nearest, read, sure_of_close_code, written_twice
+from bridge.reading import NOT_NEGATIVE, between, nearest, parse, read, sure_of_close_code
 
 from . import figures, voices
 from .sounds import RATE_HZ
@@ -342,14 +341,16 @@ def load(path: Path) -> Scenario:
     """One scenario. Raises ConfigError with every mistake in it: file, key, what was found, what to do."""
     try:
         text = path.read_text("utf-8")
-        mistakes = [f"{path}, {mistake}" for mistake in written_twice(text)]
-        document = yaml.safe_load(text)
     except OSError as wrong:
         raise ConfigError([f"{path}: cannot be read: {wrong.strerror or wrong}"]) from wrong
-    except (yaml.YAMLError, ValueError) as wrong:
-        raise ConfigError([f"{path}: not YAML: {' '.join(str(wrong).split())}"]) from wrong
+    except UnicodeDecodeError as wrong:
+        raise ConfigError([f"{path}: cannot be read: {wrong}"]) from wrong
     try:
-        found = from_dict(document, source=str(path))
+        written, mistakes = parse(text, str(path))
+    except ValueError as wrong:
+        raise ConfigError([str(wrong)]) from wrong
+    try:
+        found = from_dict(written, source=str(path))
     except ConfigError as wrong:
         mistakes += wrong.mistakes
     if mistakes:

@@ -266,8 +266,10 @@ def test_folders_that_are_not_there_are_named(tmp_path: Path) -> None:
         ("twilio:\n  account_sid: AC1\n  account_sid: AC2\n", "line 3: account_sid is written twice"),
         ("twilio: {[account_sid]: AC1}\n", "not YAML: found unhashable key"),
         ("config: elsewhere\n", "only the environment"),
-        ("host: 2026-99-99\n", "it holds a date that is none"),
+        ("host: 2026-99-99\n", "it holds a date or a number that is none"),
         ("host: !!python/object/apply:os.system [id]\n", "not YAML"),
+        ("twilio: &x\n  account_sid: *x\n", "line 1: not YAML: an anchor holds itself"),
+        ("twilio: " + "[" * 2000 + "]" * 2000, "it is nested too deeply"),
     ],
 )
 def test_a_file_that_is_not_a_table_of_settings_is_named(folder: Folder, text: str, complaint: str) -> None:
@@ -426,7 +428,12 @@ def test_a_services_address_that_cannot_be_read_is_named(folder: Folder) -> None
 def test_a_date_that_is_none_in_the_profiles_is_a_mistake(folder: Folder) -> None:
     folder.write("profiles.yaml", "x: 2026-02-30\n")
     (said,) = folder.mistakes()
-    assert said.startswith("profiles.yaml: not YAML: day is out of range")
+    assert said.startswith("profiles.yaml: not YAML: it holds a date")
+
+
+def test_a_key_written_twice_in_the_profiles_is_a_mistake(folder: Folder) -> None:
+    folder.write("profiles.yaml", "mine: {like: openai}\nmine: {like: xai}\n")
+    assert folder.mistakes() == ("profiles.yaml, line 2: mine is written twice. Keep one",)
 
 
 def test_a_public_url_loses_its_last_slash(folder: Folder) -> None:
