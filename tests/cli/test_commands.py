@@ -338,7 +338,7 @@ def test_the_model_misbehaves_as_its_script_says(run_visited: Run, tmp_path: Pat
         (b"dialect: gamma\n", ["invalid enum value 'gamma'"]),
         (b"connections:\n  - {speed: 0}\n  - {on: first}\n", ["connections[1]: speed", "connections[2]: on"]),
         (b"responses: [2]\n", ["make it a list of mappings"]),
-        (b"steps: [\n", ["while parsing"]),
+        (b"steps: [\n", ["not YAML: expected the node content"]),
         (b"\xff\xfe\n", ["can't decode"]),
         (None, ["No such file"]),
     ],
@@ -351,7 +351,7 @@ def test_a_wrong_script_is_told_mistake_by_mistake(
     code, told = run_visited(nobody_comes, "model", "--port", "0", "--script", tmp_path / "script.yaml")
     assert code == 1 and "The configuration has mistakes" in told and "Traceback" not in told
     for mistake in mistakes:
-        assert re.search(rf"^  - .*script\.yaml: .*{re.escape(mistake)}", told, re.MULTILINE), told
+        assert re.search(rf"^  - .*script\.yaml[:,] .*{re.escape(mistake)}", told, re.MULTILINE), told
 
 
 @pytest.mark.parametrize(("command", "remedy"), [("model", "Choose another --port"), ("serve", "set BRIDGE_PORT")])
