@@ -94,6 +94,14 @@ class Directory:
         names = services_of(self._settings.agents[agent])
         return tuple(target(self._settings, agent, name, local_url=self._local_url) for name in names)
 
+    def places(self, agent: str) -> tuple[str, ...]:
+        """Where those services are, for a person to read."""
+        names = services_of(self._settings.agents[agent])
+        return tuple(
+            "started by serve" if not self._local_url and runs_here(self._settings, name) else target.where
+            for name, target in zip(names, self.targets(agent), strict=True)
+        )
+
     def agent(self, name: str) -> AgentFile:
         """The agent's file, for what is not part of a plan: its gain, its `local:` section."""
         return self._settings.agents[name]

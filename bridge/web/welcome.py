@@ -35,13 +35,13 @@ def summary(console: Console, settings: Settings, directory: Directory) -> None:
         numbers = [number for number, agent in settings.numbers.items() if agent == name]
         if name == settings.default_agent:
             numbers.append("all others")
-        for first, target in enumerate(directory.targets(name)):
+        for first, (target, where) in enumerate(zip(directory.targets(name), directory.places(name), strict=True)):
             table.add_row(
                 escape(name if not first else ""),
                 escape(", ".join(numbers) or "none" if not first else "if that fails:"),
                 escape(target.profile.title or target.profile.name),
                 escape(target.model),
-                escape(target.where),
+                escape(where),
             )
     if not console.is_terminal:  # a file has no edge to fold at
         table.width = Measurement.get(console, console.options.update(width=_WIDE), table).maximum

@@ -248,6 +248,17 @@ def test_plain_text_to_another_machine_needs_an_explicit_word(folder: Folder) ->
     assert directory(folder, {**env, "BRIDGE_ALLOW_PLAIN": "true"}).targets("front-desk")
 
 
+def test_a_model_that_serve_will_start_has_no_address_before(folder: Folder) -> None:
+    folder.write("bridge.yaml", "services: {here: {profile: local}}\n")
+    folder.write("agents/front-desk.yaml", AGENT + "model: {failover: [here]}\n")
+    env = {"BRIDGE_REALTIME__API_KEY": "k"}
+    openai = "wss://api.openai.com/v1/realtime"
+    assert Directory(folder.load(env)).places("front-desk") == (openai, "started by serve")
+    assert directory(folder, env).places("front-desk") == (openai, LOCAL_URL)
+    folder.write("bridge.yaml", "services: {here: {profile: local, url: 'ws://127.0.0.1:9/v1/realtime'}}\n")
+    assert Directory(folder.load(env)).places("front-desk") == (openai, "ws://127.0.0.1:9/v1/realtime")
+
+
 def test_an_unusable_local_address_is_refused(folder: Folder) -> None:
     made = directory(folder)
     made.local_model_at("nonsense")
