@@ -172,7 +172,7 @@ class Conversation:
         if item.type == "message" and item.role == "user":
             item.status = "completed"
             _start_ms, speech = self._speech.pop(item_id, (0.0, b""))
-            self._add_audio(item, speech or self._queued_input)
+            self._add_audio(item, speech or self._queued_input, heard)
             if not speech:
                 self._queued_input = b""
             item.formatted.transcript = self._transcripts.pop(item_id, "") or item.formatted.transcript
@@ -254,7 +254,7 @@ class Conversation:
         item = self._items.get(item_id)
         if item is not None:  # announced before its end was heard
             self._speech.pop(item_id, None)
-            self._add_audio(item, audio)
+            self._add_audio(item, audio, heard)
             return (Change(item),)
         self._remember(self._speech, item_id, (start_ms, audio))
         return ()
@@ -376,9 +376,10 @@ class Conversation:
         item = self._items[item_id] = Item(item_id, type=type, role=role)
         return item
 
-    def _add_audio(self, item: Item, audio: bytes) -> None:
+    def _add_audio(self, item: Item, audio: bytes, heard: InputAudio | None = None) -> None:
+        """The caller's is in the format in which it was `heard`, the agent's in the service's own."""
         item.formatted.audio += audio
-        item.formatted.audio_ms += len(audio) / self.bytes_per_ms
+        item.formatted.audio_ms += len(audio) / (self if heard is None else heard).bytes_per_ms
         self._kept_bytes += len(audio)
         if self._kept_bytes <= self._keep_bytes:
             return

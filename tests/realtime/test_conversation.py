@@ -108,6 +108,22 @@ def test_what_the_caller_said_is_cut_out_of_what_was_sent() -> None:
     assert bytes(only(conversation).formatted.audio) == b"\1\0" * 240 + b"\2\0" * 240
 
 
+def test_what_the_caller_said_is_as_long_as_its_own_format_says() -> None:
+    heard = InputAudio(bytes_per_ms=8, keep_ms=1000)
+    heard.append(b"\x55" * 800)
+    conversation = Conversation(bytes_per_ms=48)
+    play(
+        conversation,
+        {"type": "input_audio_buffer.speech_started", "item_id": "i", "audio_start_ms": 20},
+        {"type": "input_audio_buffer.speech_stopped", "item_id": "i", "audio_end_ms": 60},
+        added(item(role="user", content=[{"type": "input_audio"}])),
+        heard=heard,
+    )
+    assert only(conversation).formatted.audio_ms == 40
+    play(conversation, audio(bytes(4800), item_id="agent"), heard=heard)
+    assert conversation.get_items()[1].formatted.audio_ms == 100
+
+
 def test_the_copy_of_the_callers_audio_is_bounded_and_positions_stay_true() -> None:
     heard = InputAudio(bytes_per_ms=48, keep_ms=100)
     for number in range(1000):
