@@ -71,7 +71,9 @@ def _start(desk: Desk, response_id: str) -> None:
 def spoke(desk: Desk, event: ev.ModelSpoke) -> None:
     state, turns = desk.state, desk.turns
     response_id = event.response_id
-    if response_id != turns.response_id and response_id not in turns.finished and turns.welcome(response_id):
+    if response_id in turns.finished:
+        return  # too late: nothing would ever say that this is all of it
+    if response_id != turns.response_id and turns.welcome(response_id):
         _start(desk, response_id)  # a service that does not name its responses beforehand
     if not event.audio or not turns.welcome(response_id):
         return

@@ -590,3 +590,21 @@ def test_a_carrier_whose_marks_never_come_again_is_played_to_by_the_clock() -> N
     book.run_until(60_000)
     assert book.heard_ms("hello") == 20_000
     assert not book.call.state.ledger.busy(book.now)
+
+
+def test_audio_after_a_responses_end_is_not_heard() -> None:
+    book = Playbook.connected()
+    book.play(
+        at(0, response("r1"), says("r1", "i", 2000), ends("r1")),
+        at(1000, caller_speaks("c1"), CLEAR, truncate("i", 1000)),
+        at(1050, says("r1", "i", 500)),
+        at(1700, caller_stops("c1"), lambda book: _nothing_waits(book)),
+        at(2000, response("r2"), says("r2", "j", 500), ends("r2")),
+        at(2600, says("r2", "j", 20)),
+        at(5000, response("r3"), says("r3", "k", 500), ends("r3")),
+        at(6000, hears("j", 500), hears("k", 500)),
+    )
+
+
+def _nothing_waits(book: Playbook) -> None:
+    assert not book.call.state.ledger.items and not book.call.state.ledger.busy(book.now)
