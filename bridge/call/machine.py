@@ -195,6 +195,7 @@ _TIMERS: dict[str, Callable[[Desk], None]] = {
     "model_ready": sessions.on_model_ready,
     "open_model": sessions.on_open_model,
     "session_limit": sessions.on_session_limit,
+    "next_model_ready": sessions.on_next_model_ready,
     "limit_warning": limits.on_limit_warning,
     "limit": limits.on_limit,
     "goodbye": ending.on_goodbye,

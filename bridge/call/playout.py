@@ -132,9 +132,16 @@ class Playout(msgspec.Struct):
                 item.closed = True
 
     def disown(self) -> None:
-        """The session these items belong to is gone: they play out, and are never truncated."""
+        """The session these items belong to is gone: they play out, and are never truncated. Another session's items
+        may have the same ids: no service sends a NUL.
+        """
         for item in self.items.values():
             item.foreign = item.closed = True
+        self.items = {f"{name}\0": item for name, item in self.items.items()}
+        for piece in self.queue:
+            piece.item_id = piece.item_id and f"{piece.item_id}\0"
+        for one in self.slices:
+            one.item_id = one.item_id and f"{one.item_id}\0"
 
     # ------------------------------------------------------------ what goes out
 
@@ -153,7 +160,7 @@ class Playout(msgspec.Struct):
                 return
             item_id = self.queue[0].item_id
             fresh = reckoning.fresh_ms(now)
-            want = self._bytes(_FIRST_SLICE_MS if fresh < _FIRST_SLICES_MS else self.slice_ms)
+            want = self.bytes_in(_FIRST_SLICE_MS if fresh < _FIRST_SLICES_MS else self.slice_ms)
             if ahead > self.lead_ms / 2 and not self._closed(item_id) and self._waiting_bytes(item_id, want) < want:
                 return  # more of this item will come in time; do not send crumbs
             if not fresh:
@@ -171,7 +178,7 @@ class Playout(msgspec.Struct):
             return self._next_probe(now)
         ahead = reckoning.sent_ms - reckoning.ear(now)
         item_id = self.queue[0].item_id
-        want = self._bytes(self.slice_ms)
+        want = self.bytes_in(self.slice_ms)
         if not self._closed(item_id) and self._waiting_bytes(item_id, want) < want:
             floor = self.lead_ms / 2
         elif reckoning.has_marks and reckoning.trusted:
@@ -191,7 +198,8 @@ class Playout(msgspec.Struct):
         if due is not None and due <= now and self.reckoning.dry_at() <= now:
             out.append(PlaceMark(self.reckoning.place(now, probe=True)))
 
-    def _bytes(self, ms: float) -> int:
+    def bytes_in(self, ms: float) -> int:
+        """Of whole samples."""
         size = int(ms * self.bytes_per_ms)
         return size - size % self.sample_bytes
 
@@ -230,7 +238,7 @@ class Playout(msgspec.Struct):
         item = self.items.get(item_id)
         if item is not None:
             item.sent_ms += ms
-        out.append(PlayAudio(audio, ms, item_id))
+        out.append(PlayAudio(audio, ms, item.item_id if item is not None else ""))
         if reckoning.has_marks:
             out.append(PlaceMark(reckoning.place(now)))
 
@@ -291,14 +299,14 @@ class Playout(msgspec.Struct):
                     item.heard_ms += one.end_ms - one.begin_ms
             if count:
                 del slices[:count]
-        done: list[Heard] = []
-        for item in self.items.values():
+        done: dict[str, Heard] = {}
+        for name, item in self.items.items():
             if not item.closed or item.heard_ms < item.received_ms - _CERTAIN_MS:
                 break
-            done.append(Heard(item, item.heard_ms))
-        for one_done in done:
-            del self.items[one_done.item.item_id]
-        return done
+            done[name] = Heard(item, item.heard_ms)
+        for name in done:
+            del self.items[name]
+        return list(done.values())
 
     # ------------------------------------------------------------ ends
 
@@ -316,14 +324,14 @@ class Playout(msgspec.Struct):
 
     def withdraw(self, response_id: str) -> list[Item]:
         """A response of which nothing was sent yet is not to be heard. Returns its items, none if it has begun."""
-        items = [item for item in self.items.values() if item.response_id == response_id]
-        if any(item.sent_ms >= _CERTAIN_MS for item in items):
+        items = {name: item for name, item in self.items.items() if item.response_id == response_id}
+        if any(item.sent_ms >= _CERTAIN_MS for item in items.values()):
             return []
-        for item in items:
-            del self.items[item.item_id]
-            self.queue = [piece for piece in self.queue if piece.item_id != item.item_id]
+        for name, item in items.items():
+            del self.items[name]
+            self.queue = [piece for piece in self.queue if piece.item_id != name]
             self.queued_ms = max(0.0, self.queued_ms - item.received_ms)
-        return items
+        return list(items.values())
 
     def new_stream(self, now: float) -> None:
         """Another media stream is there, in place of the one there was."""
@@ -336,7 +344,7 @@ class Playout(msgspec.Struct):
         again: list[_Piece] = []
         for one in self.slices:
             item = self.items.get(one.item_id)
-            heard = min(max(self._bytes(ear - one.begin_ms), 0), len(one.audio))
+            heard = min(max(self.bytes_in(ear - one.begin_ms), 0), len(one.audio))
             rest = one.audio[heard:]
             rest_ms = len(rest) / self.bytes_per_ms
             if item is not None:

@@ -33,6 +33,8 @@ _MOST_BRIEF = 6  # such sessions in a row; the next waits longer each time
 _REPLAY_MS = 3000.0  # in this time a session has made out what is in the held audio
 _LONGEST_WAIT_S = 2.0  # of what a service asks us to wait before the next attempt
 
+_OF_A_SESSION = ("caller_pause", "long_speech", "barge_in", "ask_again")  # timers that end with it
+
 Cure = Literal["retry", "rotate", "fatal"]
 
 
@@ -67,6 +69,7 @@ def ready(desk: Desk, event: ev.ModelReady) -> None:
     limit_at = _limit_at(desk, event.max_session_s)
     if event.session == state.next_session and state.next_session:
         state.next_ready, state.next_limit_at = True, limit_at
+        desk.timers.stop("next_model_ready")
         return
     if event.session != state.session or state.model != "opening":
         return
@@ -131,6 +134,7 @@ def lost(desk: Desk, event: ev.ModelLost) -> None:
     if state.next_session and event.session == state.next_session:
         desk.note("next_model_lost", event.why)
         state.next_session, state.next_ready = 0, False
+        desk.timers.stop("next_model_ready")
         if event.cure != "fatal":
             desk.after("session_limit", _ROLL_AGAIN_MS)
     elif event.session == state.session:
@@ -159,7 +163,7 @@ def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None
         desk.ask(do.CloseModel())
     state.next_session, state.next_ready = 0, False
     state.model = "lost"
-    desk.timers.stop("model_ready", "session_limit", "caller_pause", "long_speech", "barge_in", "ask_again")
+    desk.timers.stop("model_ready", "session_limit", "next_model_ready", *_OF_A_SESSION)
     if state.ending is not None and not ending.goodbye_owed(desk):
         return  # what was received is heard, then the call is over
     if cure == "fatal" or _given_up(desk, retry_after_s):
@@ -206,7 +210,7 @@ def _forget(desk: Desk, silent_ms: float = 0.0) -> None:
     state, turns = desk.state, desk.turns
     busy = _busy(desk)
     silent_ms = min(max(0.0, silent_ms), desk.policies.hold_caller_ms)
-    tail = int((_TAIL_MS + silent_ms) * desk.plan.carrier.bytes_per_ms)
+    tail = desk.ledger.bytes_in(_TAIL_MS + silent_ms)
     if state.voice_at is not None and desk.at - state.voice_at < silent_ms:
         busy, state.turn_bytes = True, max(state.turn_bytes or 0, min(tail, len(state.recent)))
     state.owes_answer = state.owes_answer or busy
@@ -223,6 +227,7 @@ def _forget(desk: Desk, silent_ms: float = 0.0) -> None:
     turns.forget_session()
     state.tools.disown()
     desk.ledger.disown()
+    desk.transcript.disown()
 
 
 def _next_service(desk: Desk, cure: Cure) -> None:
@@ -254,12 +259,20 @@ def on_model_ready(desk: Desk) -> None:
 def on_session_limit(desk: Desk) -> None:
     """Its time is nearly up: open the next one beside it."""
     state = desk.state
-    if state.model != "ready" or state.ending is not None or state.next_session:
+    if state.model != "ready" or state.next_session:
+        return
+    if state.ending is not None:  # the caller may take it back
+        desk.after("session_limit", _ROLL_AGAIN_MS)
         return
     state.opened += 1
     state.next_session, state.next_ready = state.opened, False
-    history, state.next_knows = desk.transcript.settled_history(STILL_RUNNING)
+    desk.after("next_model_ready", desk.policies.model_ready_s * 1000)
+    history = desk.transcript.settled_history(STILL_RUNNING)
     desk.ask(do.OpenModel(state.next_session, state.service, history, state.in_words))
+
+
+def on_next_model_ready(desk: Desk) -> None:
+    lost(desk, ev.ModelLost(desk.state.next_session, "no session in time", "retry"))
 
 
 def switch_if_due(desk: Desk) -> None:
@@ -276,8 +289,9 @@ def switch_if_due(desk: Desk) -> None:
 
 def _switch(desk: Desk) -> None:
     state = desk.state
-    news = desk.transcript.history_since(state.next_knows, STILL_RUNNING)
+    news = desk.transcript.untold_history(STILL_RUNNING)
     desk.ask(do.SwitchModel(state.next_session, news))
     state.session, state.model, state.ready_at, state.served = state.next_session, "ready", desk.at, False
-    state.next_session, state.next_ready, state.attempts, state.brief = 0, False, 0, 0
+    state.next_session, state.next_ready, state.attempts, state.brief, state.voice = 0, False, 0, 0, False
+    desk.timers.stop("voice", *_OF_A_SESSION)
     _keep_limit(desk, state.next_limit_at)

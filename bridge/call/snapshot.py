@@ -7,7 +7,7 @@ import msgspec
 from bridge.call.state import State
 from bridge.errors import UsageError
 
-VERSION = 1
+VERSION = 2
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -75,7 +75,6 @@ class State(msgspec.Struct):
     next_session: int = 0  # being opened to take over from the present one; 0: none
     next_ready: bool = False
     next_limit_at: float = 0.0  # when its own time will be nearly up; 0: not known
-    next_knows: int = 0  # how much of the transcript it was given
 
     active_at: float = 0.0  # when somebody last did something
     idle_prompted: bool = False

@@ -49,6 +49,8 @@ class ToolCalls(msgspec.Struct):
         """Take a request. None: run the tool; else the output to refuse it with (empty for a repeat: say nothing)."""
         if call.tool_call_id in self.seen:
             return ""
+        if call.tool_call_id in self.open:  # a session that is gone gave a call this id, too
+            return STILL_RUNNING
         self.seen.append(call.tool_call_id)
         del self.seen[:-_REMEMBERED]
         self.this_turn += 1
@@ -68,7 +70,8 @@ class ToolCalls(msgspec.Struct):
         self.this_turn = 0
 
     def disown(self) -> None:
-        """The session that asked is gone."""
+        """The session that asked is gone; another may give its calls the same ids."""
+        self.seen.clear()
         for call in self.open.values():
             call.foreign = True
 

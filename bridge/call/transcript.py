@@ -37,6 +37,8 @@ class Entry(msgspec.Struct):
     tool_name: str = ""
     tool_arguments: str = ""
     tool_call_id: str = ""
+    foreign: bool = False  # of a session that is gone: another's items may have the same ids
+    told: bool = False  # to the session that is to take over from the present one
 
     @property
     def heard_text(self) -> str:
@@ -65,14 +67,18 @@ def whole_words(text: str, length: int) -> str:
 
 class Transcript(msgspec.Struct):
     entries: list[Entry] = []
-    lost: int = 0  # entries a long call has lost
 
-    def find(self, item_id: str) -> Entry | None:
+    def find(self, item_id: str, *, foreign: bool = False) -> Entry | None:
         if item_id:
             for entry in reversed(self.entries):
-                if entry.item_id == item_id:
+                if entry.item_id == item_id and entry.foreign == foreign:
                     return entry
         return None
+
+    def disown(self) -> None:
+        """The session is gone."""
+        for entry in self.entries:
+            entry.foreign = True
 
     def _agents(self, item_id: str, now: float) -> Entry:
         """The agent's entry of this item."""
@@ -87,12 +93,12 @@ class Transcript(msgspec.Struct):
 
     def _add(self, entry: Entry, after: str = "") -> Entry:
         place = next(
-            (i + 1 for i, known in enumerate(self.entries) if after and known.item_id == after), len(self.entries)
+            (i + 1 for i, known in enumerate(self.entries) if after and known.item_id == after and not known.foreign),
+            len(self.entries),
         )
         self.entries.insert(place, entry)
         if len(self.entries) > _KEPT:
             del self.entries[0]
-            self.lost += 1
         return entry
 
     def caller_began(self, item_id: str, now: float) -> None:
@@ -137,7 +143,7 @@ class Transcript(msgspec.Struct):
             entry.words.append((at_ms, text[:_LONGEST_TEXT]))
 
     def agent_heard(self, item: Item, heard_ms: float, *, cut: bool) -> None:
-        entry = self.find(item.item_id)
+        entry = self.find(item.item_id, foreign=item.foreign)
         if entry is None or entry.role != "agent":
             return
         entry.partial = entry.partial or not item.closed
@@ -158,13 +164,16 @@ class Transcript(msgspec.Struct):
         """The conversation as heard, to seed a new session with. Open tool calls get `unanswered_tool` as output."""
         return _seed(self.entries, unanswered_tool)
 
-    def settled_history(self, unanswered_tool: str) -> tuple[tuple[HistoryItem, ...], int]:
-        """The same up to the first entry that may still change, and where `history_since` goes on from there."""
+    def settled_history(self, unanswered_tool: str) -> tuple[HistoryItem, ...]:
+        """The same up to the first entry that may still change; the rest is for `untold_history`."""
         settled = list(itertools.takewhile(lambda entry: entry.settled, self.entries))
-        return _seed(settled, unanswered_tool), self.lost + len(settled)
+        for place, entry in enumerate(self.entries):
+            entry.told = place < len(settled)
+        return _seed(settled, unanswered_tool)
 
-    def history_since(self, place: int, unanswered_tool: str) -> tuple[HistoryItem, ...]:
-        return _seed(self.entries[max(0, place - self.lost) :], unanswered_tool)
+    def untold_history(self, unanswered_tool: str) -> tuple[HistoryItem, ...]:
+        """What `settled_history` did not hold, or not yet."""
+        return _seed([entry for entry in self.entries if not entry.told], unanswered_tool)
 
 
 def _seed(entries: list[Entry], unanswered_tool: str) -> tuple[HistoryItem, ...]:

@@ -9,9 +9,10 @@ import pytest
 
 from bridge.call import actions as do
 from bridge.call import events as ev
-from bridge.call.plan import SessionPlan
+from bridge.call.plan import CarrierCapabilities, SessionPlan
 from bridge.call.responses import AGAIN
 from bridge.call.sessions import RESUME
+from bridge.call.toolcalls import STILL_RUNNING
 from bridge.errors import EndReason
 from tests.call.playbook import (
     ASK,
@@ -634,6 +635,131 @@ def test_history_is_bounded() -> None:
 def test_only_one_session_is_routed() -> None:
     book = Playbook(plan())
     book.play(at(0, ROUTED, open_model(1, 0)), at(10, ROUTED))
+
+
+SHORT_LIVED = msgspec.structs.replace(INTERRUPTS, max_session_s=600.0)
+
+
+def test_a_next_session_that_neither_comes_nor_fails_is_given_up_and_another_tried() -> None:
+    book = Playbook.connected(plan(model=SHORT_LIVED, max_call_s=0))
+    book.play(
+        at(480_000, open_model(2, 0)),
+        at(488_000, note("next_model_lost", "no session in time")),
+        at(488_100, ready(2)),  # too late: it is closed when the next is opened
+        at(498_000, open_model(3, 0)),
+        at(499_000, ready(3), switch(3)),
+        at(520_000),
+    )
+
+
+def test_a_limit_in_a_goodbye_that_is_taken_back_is_met_later() -> None:
+    book = Playbook.connected(plan(model=SHORT_LIVED, max_call_s=0, interrupt_hang_up=True))
+    book.play(
+        at(479_000, response("r1"), says("r1", "bye", 5000), ends("r1"), ev.HangUpWished("agent")),
+        at(481_000, caller_speaks("c1"), CLEAR, truncate("bye", 2000)),
+        at(490_000, open_model(2, 0)),
+    )
+    assert book.call.state.ending is None
+
+
+def test_what_happens_while_the_next_session_opens_is_told_to_it_once_wherever_it_stands() -> None:
+    book = Playbook.connected(plan(model=SHORT_LIVED, max_call_s=0))
+    book.play(
+        at(0, response("r1"), words("r1", "a1", "Press one."), says("r1", "a1", 500), ends("r1")),
+        at(470_000, pressed("1")),
+        at(472_500, do.TellModel("caller", "The caller pressed 1"), ASK),
+        at(474_000, response("r2"), ends("r2")),
+        at(480_000, open_model(2, 0, agent("Press one."), caller("The caller pressed 1"))),
+        at(480_100, caller_speaks()),
+        at(481_000, caller_stops(), turn_ends("c1", after="a1"), caller_said("c1", "I want apples.")),
+        at(481_100, response("r3"), words("r3", "a3", "Apples then."), says("r3", "a3", 300), ends("r3")),
+        at(481_200, ready(2)),
+        at(482_000, switch(2, caller("I want apples."), agent("Apples then."))),
+    )
+
+
+def test_a_session_lost_while_the_caller_speaks_leaves_no_clock_of_it_to_the_next() -> None:
+    book = Playbook.connected(plan(model=SHORT_LIVED, max_call_s=0, barge_in=400))
+    book.play(
+        at(480_000, open_model(2, 0)),
+        at(480_100, response("r1"), words("r1", "i", "one two"), says("r1", "i", 3000), ready(2)),
+        at(480_500, caller_speaks("c1")),
+        at(480_600, lost(1), switch(2, agent("one two")), ask(RESUME)),
+    )
+    state = book.call.state
+    assert not state.voice
+    assert not any(map(state.timers.running, ("voice", "barge_in", "long_speech", "caller_pause", "ask_again")))
+
+
+def test_held_audio_is_of_whole_samples() -> None:
+    book = Playbook.connected(plan(carrier=CarrierCapabilities(encoding="pcm16", rate_hz=8000)))
+    for _ in range(100):
+        book.give(ev.CallerSpoke(bytes(320), 20.0))
+    book.give(lost(1, silent_ms=123.4567))
+    book.give(ready(2))
+    held = [one.audio for one in book.all(do.SendCallerAudio) if isinstance(one, do.SendCallerAudio)][-1]
+    assert len(held) == int(623.4567 * 16) // 2 * 2
+
+
+def test_ids_of_a_lost_session_mean_nothing_in_the_next() -> None:
+    """Services that send no ids, or count from one, use them again."""
+    book = Playbook.connected()
+    book.play(
+        at(0, caller_speaks("c1"), caller_stops("c1"), turn_ends("c1"), caller_said("c1", "My number is five.")),
+        at(100, response("r1"), asks_tool("t1"), run_tool("t1"), tool_done("t1"), submit("t1"), ends("r1"), ASK),
+        at(200, response("r2"), words("r2", "i", "First."), says("r2", "i", 1000), ends("r2")),
+        at(
+            300,
+            lost(1),
+            CLOSE_MODEL,
+            open_model(
+                2,
+                0,
+                caller("My number is five."),
+                do.HistoryItem("tool", '"ok"', "t1", "look_up", "{}"),
+                agent("First."),
+            ),
+        ),
+        at(400, ready(2)),
+        at(500, caller_speaks("c1"), CLEAR),
+        at(600, caller_stops("c1"), turn_ends("c1"), caller_said("c1", "And my name is Ada.")),
+        at(700, response("r1"), asks_tool("t1"), run_tool("t1"), tool_done("t1"), submit("t1"), ends("r1"), ASK),
+        at(800, response("r2"), words("r2", "i", "Second."), says("r2", "i", 3000), ends("r2")),
+        at(2800, caller_speaks("c2"), CLEAR, truncate("i", 2000)),
+    )
+    assert [text for role, text in book.conversation() if role == "caller"] == [
+        "My number is five.",
+        "And my name is Ada.",
+        "",
+    ]
+
+
+def test_items_of_the_same_id_are_heard_one_after_the_other() -> None:
+    book = Playbook.connected()
+    book.play(
+        at(0, response("r1"), words("r1", "i", "First."), says("r1", "i", 1000)),
+        at(300, lost(1), CLOSE_MODEL, open_model(2, 0, agent("First."))),
+        at(400, ready(2), ask(RESUME)),
+        at(500, response("r1"), words("r1", "i", "Second."), says("r1", "i", 2000), ends("r1")),
+        at(1500, caller_speaks("c1"), CLEAR, truncate("i", 500)),
+    )
+    assert [entry.heard_ms for entry in book.call.state.transcript.entries[:2]] == [1000, 500]
+
+
+def test_a_tool_call_whose_id_a_lost_session_still_waits_for_is_put_off() -> None:
+    book = Playbook.connected()
+    book.play(
+        at(0, response("r1"), asks_tool("t1"), run_tool("t1"), ends("r1")),
+        at(
+            300,
+            lost(1),
+            CLOSE_MODEL,
+            open_model(2, 0, do.HistoryItem("tool", STILL_RUNNING, "t1", "look_up", "{}")),
+        ),
+        at(400, ready(2)),
+        at(500, response("r1"), asks_tool("t1", arguments='{"b": 1}'), submit("t1", STILL_RUNNING), ends("r1")),
+        at(600, tool_done("t1"), do.TellModel("note", 'The tool look_up has answered by now: "ok"'), ASK),
+    )
 
 
 def test_a_truncation_never_names_an_item_of_another_session() -> None:

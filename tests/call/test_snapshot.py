@@ -121,7 +121,7 @@ def test_the_worker_died_and_a_new_stream_goes_on_where_the_caller_stopped_heari
         (b"", "not a snapshot"),
         (b"{}", "not a snapshot"),
         (b'{"version": 1}', "not a snapshot"),
-        (Playbook.connected().call.snapshot(0).replace(b'"version":1', b'"version":99'), "version 99"),
+        (Playbook.connected().call.snapshot(0).replace(b'"version":2', b'"version":99'), "version 99"),
         (Playbook.connected().call.snapshot(0).replace(b'"call_id":"call"', b'"call_id":"other"'), "of call other"),
     ],
     ids=["nothing", "an empty object", "a part", "another version", "another call"],
