@@ -198,7 +198,7 @@ class Timing(Part):
         le=120,
         description="A model session not ready after this long has failed.",
     )
-    model_retry_s: tuple[float, ...] = Field(
+    model_retry_s: tuple[Annotated[float, Field(ge=0, le=60)], ...] = Field(
         default=_defaults.model_retry_s,
         min_length=1,
         description="Waits before each new attempt to open a model session.",
@@ -228,7 +228,43 @@ class Tool(Part):
             raise ValueError(f"{self.name} is the name of a tool that is built in")
         if self.parameters.get("type") != "object":
             raise ValueError("`parameters` must be a JSON Schema of type object")
+        mistakes = [*_not_text(self.parameters), *_not_offerable(self.parameters, "`parameters`")]
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
         return self
+
+
+def _not_text(value: Any) -> Iterator[str]:
+    """Names that are none in JSON, however deep: YAML reads a bare on, off, yes or no as a truth value."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                yield f"`parameters` has a name that YAML reads as {name!r}; write it in quotes"
+            yield from _not_text(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _not_text(inner)
+
+
+def _not_offerable(schema: Any, where: str) -> Iterator[str]:
+    """What a model service would refuse or misread, of what a tool's arguments are checked by."""
+    if not isinstance(schema, dict):
+        yield f"{where} must be a schema, such as {{type: string}}, not {schema!r}"
+        return
+    properties, required, enum = schema.get("properties", {}), schema.get("required", []), schema.get("enum", [])
+    if isinstance(properties, dict):
+        for name, inner in properties.items():
+            yield from _not_offerable(inner, f"{where}.{name}")
+    else:
+        yield f"{where}: `properties` must be names with their schemas, not {properties!r}"
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        yield f"{where}: `required` must be a list of names, not {required!r}"
+    if not isinstance(enum, list):
+        yield f"{where}: `enum` must be a list, not {enum!r}"
+    elif schema.get("type") == "string" and not all(isinstance(value, str) for value in enum):
+        yield f"{where}: `enum` must hold text only, not {enum!r}; write each in quotes"
+    if isinstance(schema.get("items"), dict):
+        yield from _not_offerable(schema["items"], f"{where}[]")
 
 
 class FallbackTransfer(Part):

@@ -50,7 +50,7 @@ def _address(value: str) -> str:
 
 def _before_our_paths(value: str) -> str:
     """An address as `_address` gives it."""
-    own = re.search(r"/twilio/[\w-]+$", value)
+    own = re.search(r"/twilio(/[\w-]+)?$", value)
     if own:
         raise ValueError(f"must end before {own.group()}, which is ours to add")
     return value
@@ -59,6 +59,12 @@ def _before_our_paths(value: str) -> str:
 def _key(value: SecretStr) -> SecretStr:
     if not fits_a_header(value.get_secret_value()):
         raise ValueError("has a line break, a space around it or other than ASCII characters; see what came with it")
+    return value
+
+
+def _beside_the_default(value: dict[str, ModelService]) -> dict[str, ModelService]:
+    if "default" in value:
+        raise ValueError("`default` is the service under `realtime` (BRIDGE_REALTIME__...); write it there")
     return value
 
 
@@ -223,7 +229,7 @@ class Settings(BaseSettings):
     realtime: ModelService = Field(
         default=ModelService(), description="The model service agents use, under the name `default`."
     )
-    services: dict[str, ModelService] = Field(
+    services: Annotated[dict[str, ModelService], AfterValidator(_beside_the_default)] = Field(
         default={}, description="Further model services, by names of yours, for agents to choose and fail over to."
     )
     limits: Limits = Field(default=Limits(), description="What one process takes on.")

@@ -61,11 +61,36 @@ def test_off_is_a_word_even_where_yaml_takes_it_for_false(text: str) -> None:
         ("tools: [{name: f, description: d, python: a.b}]", "python"),
         ("tools: [{name: f, description: d, python: 'a:b', parameters: {type: string}}]", "type object"),
         ("tools: [{name: f, description: d, python: 'a:b', filler: hum}]", "not one of `clips`"),
+        ("timing: {model_retry_s: [-1]}", "greater than or equal to 0"),
+        ("timing: {model_retry_s: [.inf]}", "less than or equal to 60"),
     ],
 )
 def test_what_an_agent_cannot_be_is_said(text: str, complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         agent(text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "complaint"),
+    [
+        ("properties: {on: {type: boolean}}", "a name that YAML reads as True; write it in quotes"),
+        ("properties: {a: {default: {off: 1}}}", "a name that YAML reads as False"),
+        ("properties: {a: {anyOf: [{no: 1}]}}", "a name that YAML reads as False"),
+        ("properties: {number: string}", r"`parameters`.number must be a schema, such as {type: string}, not 'string'"),
+        ("properties: {list: {type: array, items: {enum: word}}}", r"`parameters`.list\[\]: `enum` must be a list"),
+        ("properties: [number]", "`properties` must be names with their schemas"),
+        ("properties: {a: {}}, required: a", "`required` must be a list of names, not 'a'"),
+        ("properties: {a: {type: string, enum: [yes, no]}}", r"`parameters`.a: `enum` must hold text only, not \[True"),
+    ],
+)
+def test_what_no_tool_can_take_is_said_before_a_call(schema: str, complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        agent(f"tools: [{{name: f, description: d, python: 'a:b', parameters: {{type: object, {schema}}}}}]")
+
+
+def test_a_tool_takes_every_schema_of_json() -> None:
+    schema = "properties: {a: {type: [string, 'null'], enum: [x, null]}, b: {enum: [1, true]}, 'on': {}}, required: [a]"
+    agent(f"tools: [{{name: f, description: d, python: 'a:b', parameters: {{type: object, {schema}}}}}]")
 
 
 def sample(name: str) -> dict[str, Any]:

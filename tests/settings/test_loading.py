@@ -405,6 +405,7 @@ def test_a_table_in_one_variable_must_be_json(folder: Folder) -> None:
         "https://a/?b=c",
         "https://a/#b",
         "https://user:pass@a",
+        "https://a/twilio",
         "https://a/twilio/voice",
         "https://a/twilio/stream-status",
         "https://a:99999",
@@ -434,6 +435,11 @@ def test_a_date_that_is_none_in_the_profiles_is_a_mistake(folder: Folder) -> Non
 def test_a_key_written_twice_in_the_profiles_is_a_mistake(folder: Folder) -> None:
     folder.write("profiles.yaml", "mine: {like: openai}\nmine: {like: xai}\n")
     assert folder.mistakes() == ("profiles.yaml, line 2: mine is written twice. Keep one",)
+
+
+def test_the_name_of_the_first_service_is_taken(folder: Folder) -> None:
+    (said,) = folder.mistakes({"BRIDGE_SERVICES__DEFAULT__PROFILE": "openai"})
+    assert "`default` is the service under `realtime`" in said
 
 
 def test_a_public_url_loses_its_last_slash(folder: Folder) -> None:
