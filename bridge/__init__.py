@@ -10,6 +10,7 @@ everything else translates (dialects) or touches the world (shells).
 Rooms. P is pure: no await, no socket, no file, no clock. S is a shell. A room imports only rooms above it:
 
     errors       P  one tree of exceptions; EndReason
+    children     P  how a process of ours starts another
     reading      P  what somebody wrote: YAML, and from it a struct; every mistake told with its key
     call         P  what a call is: events (facts), actions (requests), plan, machine, playout (what was heard), turns
     audio        P  arithmetic on sound: formats, G.711, filters, the live path, timeline, speech detection, WAV
@@ -22,7 +23,7 @@ Rooms. P is pure: no await, no socket, no file, no clock. S is a shell. A room i
     live         S  where calls meet sockets and time: driver, both legs, switchboard
     web          S  the HTTP face: webhooks, media socket, probes; the service as one object, and as several processes
     sim          S  the telephone network, simulated; imports errors, audio and reading only
-    localmodel   S  a realtime model on this machine; imports errors, audio and reading only
+    localmodel   S  a realtime model on this machine; imports errors, children, audio and reading only
     rehearsal    S  calls between those two: the demo, scenarios, conversations in a terminal
     cli          S  the command line, a thin call into a room each
 

@@ -15,6 +15,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.p
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "reading": set(),
+    "children": set(),
     "call": {"errors"},
     "audio": {"errors"},
     "telephony": {"errors", "call"},
@@ -24,17 +25,32 @@ ROOMS: dict[str, set[str]] = {
     "records": {"errors", "call", "audio"},
     "metrics": {"errors", "call"},
     "log": {"errors", "settings"},
-    "live": {"errors", "call", "audio", "telephony", "realtime", "tools", "settings", "records", "metrics", "log"},
+    "live": {
+        *("errors", "children", "call", "audio", "telephony", "realtime", "tools", "settings", "records"),
+        *("metrics", "log"),
+    },
     "web": {
-        *("errors", "call", "audio", "telephony", "realtime", "tools", "settings", "records", "metrics", "log"),
+        *(
+            "errors",
+            "children",
+            "call",
+            "audio",
+            "telephony",
+            "realtime",
+            "tools",
+            "settings",
+            "records",
+            "metrics",
+            "log",
+        ),
         "live",
     },
     "sim": {"errors", "audio", "reading"},
-    "localmodel": {"errors", "audio", "reading"},
+    "localmodel": {"errors", "children", "audio", "reading"},
 }
 TOP = {"rehearsal", "cli", "__main__"}  # these may import every room
 
-PURE_ROOMS = {"call", "audio", "telephony", "errors", "reading"}
+PURE_ROOMS = {"call", "audio", "telephony", "errors", "reading", "children"}
 PURE_FILES = {  # dialects: the model's side that touches nothing
     f"realtime/{name}.py"
     for name in (

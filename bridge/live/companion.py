@@ -8,7 +8,6 @@ it never outlives us.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from bridge import children
 from bridge.errors import PeerError
 
 log = structlog.get_logger()
@@ -56,9 +56,7 @@ class Companion:
 
     async def _spawn(self, port: int) -> str:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "bridge",
+            *children.command("bridge"),
             "model",
             "--companion",
             "--port",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 import struct
-import sys
 from collections import OrderedDict
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ import msgspec
 import numpy as np
 import structlog
 
+from bridge import children
 from bridge.errors import UsageError
 from bridge.localmodel import EXTRA
 from bridge.localmodel.brain import Brain, Heard
@@ -209,9 +209,7 @@ class WorkerRecogniser:
             if self._closed or self._alive:
                 return
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "bridge.localmodel.worker",
+                *children.command("bridge.localmodel.worker"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for us; it ends when its input does

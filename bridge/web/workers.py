@@ -27,6 +27,7 @@ from typing import Final
 
 import structlog
 
+from bridge import children
 from bridge import log as logs
 from bridge.errors import BridgeError, ConfigError
 from bridge.live.companion import Companion
@@ -155,7 +156,8 @@ class Workers:
     async def _hire(self, worker: int) -> asyncio.subprocess.Process:
         assert self._listener is not None and self._folder is not None, "start has made them"
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bridge", "worker", "--loop", self._loop_kind),
+            *children.command("bridge"),
+            *("worker", "--loop", self._loop_kind),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=[self._listener.fileno()],

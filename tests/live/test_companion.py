@@ -48,6 +48,19 @@ async def test_it_comes_up_answers_and_goes() -> None:
     assert not alive(pid)
 
 
+async def test_a_file_where_it_is_started_takes_the_place_of_no_standard_module(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("calendar", "email", "queue", "numbers", "bridge"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a tool of the operator')\n")
+    monkeypatch.chdir(tmp_path)
+    one = Companion()
+    try:
+        assert (await one.start()).startswith("ws://127.0.0.1:")
+    finally:
+        await one.stop()
+
+
 async def test_one_that_dies_is_told_and_replaced_at_the_same_address(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,7 +92,7 @@ async def test_one_that_cannot_start_is_a_plain_error_and_leaves_no_process(tmp_
 async def test_one_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(companion, "_START_S", 0.3)
     monkeypatch.setattr(companion, "_STOP_S", 0.3)
-    monkeypatch.setattr(companion.sys, "executable", "/bin/sleep")  # sleep does not know these arguments and ends
+    monkeypatch.setattr(sys, "executable", "/bin/sleep")  # sleep does not know these arguments and ends
     with pytest.raises(PeerError):
         await Companion().start()
 
