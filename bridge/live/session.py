@@ -99,6 +99,7 @@ class Session:
         self._ready = False
         self._closed = False
         self._configured = False
+        self._refused: ev.ModelComplained | None = None  # what was said against our configuration, it seems
         self._formats: tuple[AudioFormat, AudioFormat] | None = None  # what the service hears and speaks
         self._expires_at: float | None = None  # Unix time
         self._instructions = leg.driver.plan.session.instructions.strip()
@@ -199,6 +200,8 @@ class Session:
         if isinstance(fact, (ev.ModelComplained, ev.ResponseEnded)) and fact.cure == "fatal":
             code = fact.code if isinstance(fact, ev.ModelComplained) else fact.reason
             self._leg.circuits.refused(self._target, code, fact.message)
+        if isinstance(fact, ev.ModelComplained) and fact.cure == "note" and self._configured and not self._ready:
+            self._refused = fact
         if self._leg.in_use(self):
             self._driver.deliver(fact)
         elif isinstance(fact, ev.ModelComplained) and fact.cure in ("rotate", "fatal"):
@@ -226,9 +229,17 @@ class Session:
         self._send(self._dialect.session_update(plan))
         self.seed(self._history)
         if self._target.profile.confirms_update:
-            self._set_alarm(_CONFIRM_S, self._confirmed, words.SessionUpdated())
+            self._set_alarm(_CONFIRM_S, self._not_confirmed)
         else:
             self._confirmed(words.SessionUpdated())
+
+    def _not_confirmed(self) -> None:
+        """A service that complained instead has kept its own configuration: no instructions, tools, formats of ours."""
+        if self._refused is None:
+            self._confirmed(words.SessionUpdated())
+            return
+        why = f"the session's configuration was refused: {self._refused.message}"
+        self._lost(RealtimeError(why, code=self._refused.code), "fatal")
 
     def _confirmed(self, fact: words.SessionUpdated) -> None:
         """The session is as the service says: at first, after a late confirmation, and whenever it says so again."""
@@ -274,9 +285,9 @@ class Session:
         else:
             self._stop_alarm()
 
-    def _set_alarm(self, after_s: float, ring: Callable[..., None], *given: words.SessionUpdated) -> None:
+    def _set_alarm(self, after_s: float, ring: Callable[[], None]) -> None:
         self._stop_alarm()
-        self._alarm = self._loop.call_later(after_s, ring, *given)
+        self._alarm = self._loop.call_later(after_s, ring)
 
     def _stop_alarm(self) -> None:
         if self._alarm is not None:

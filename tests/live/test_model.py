@@ -81,6 +81,36 @@ async def test_a_service_that_does_not_confirm_is_taken_at_its_word_after_two_se
 
 
 @on_virtual_time
+async def test_a_service_that_refuses_our_configuration_is_not_spoken_to_with_its_own() -> None:
+    service = Service()
+    line = await call(service)
+    heard = facts(line)
+    service.last.greets()
+    service.last.says("error", error={"code": "invalid_value", "message": "no such voice", "param": "session.voice"})
+    with capture_logs() as logs:
+        await asyncio.sleep(2.1)
+    assert ev.ModelReady(1) not in heard
+    (lost,) = [fact for fact in heard if isinstance(fact, ev.ModelLost)]
+    assert (lost.why, lost.cure) == ("invalid_value", "fatal")
+    (told,) = [entry for entry in logs if entry["event"] == "model_session_lost"]
+    assert "configuration was refused: no such voice" in told["why"]
+    await line.task
+
+
+@on_virtual_time
+async def test_a_service_that_complains_and_confirms_is_taken_at_its_word() -> None:
+    service = Service()
+    line = await call(service)
+    heard = facts(line)
+    service.last.greets()
+    service.last.says("error", error={"code": "invalid_value", "message": "no such field", "type": "x"})
+    service.last.confirms()
+    await asyncio.sleep(3)
+    assert ev.ModelReady(1) in heard and not any(isinstance(fact, ev.ModelLost) for fact in heard)
+    await hang_up(line)
+
+
+@on_virtual_time
 async def test_a_profile_that_never_confirms_is_ready_at_once() -> None:
     service = Service()
     line = await call(service, profile={"confirms_update": False})
