@@ -185,9 +185,17 @@ class Driver:
                 self._do(actions)
         finally:  # what broke the call is shown as well: a journal ends with it
             if watchers:
-                at = self.call.elapsed(now)
-                for watch in watchers:
-                    watch(at, event, actions)
+                self._show(watchers, self.call.elapsed(now), event, actions)
+
+    def _show(self, watchers: Sequence[Watcher], at: float, event: ev.Event, actions: Sequence[do.Action]) -> None:
+        """A watcher that fails watches this call no longer, and the call goes on."""
+        for watch in watchers:
+            try:
+                watch(at, event, actions)
+            except Exception:
+                log.exception("watcher_failed", call_id=self.plan.call_id)
+                self._watchers = [one for one in self._watchers if one is not watch]
+                self._frame_watchers = [one for one in self._frame_watchers if one is not watch]
 
     def _do(self, actions: Sequence[do.Action]) -> None:
         for action in actions:

@@ -189,13 +189,21 @@ async def test_an_exception_of_the_core_ends_this_call_only() -> None:
 
 
 @on_virtual_time
-async def test_an_exception_of_a_watcher_ends_this_call_only() -> None:
-    def broken(at: float, event: ev.Event, actions: Any) -> None:
-        raise ValueError("the journal is broken")
+async def test_a_watcher_that_fails_watches_no_longer_and_the_call_goes_on() -> None:
+    seen: list[str] = []
 
-    call, other = await begin(), await begin()
-    call.driver.watch([broken])
-    assert await breaks_alone(call, other, lambda: call.tell(*SPEECH)) == "ResponseStarted"
+    def broken(at: float, event: ev.Event, actions: Any) -> None:
+        raise ValueError("the disk is gone")
+
+    call = await begin()
+    call.driver.watch([broken, lambda at, event, actions: seen.append(type(event).__name__)], [broken])
+    with capture_logs() as logs:
+        call.tell(*SPEECH, FRAME, FRAME)
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["watcher_failed"]
+    assert seen == [type(fact).__name__ for fact in SPEECH]
+    assert not call.driver.ended.done()
+    call.driver.end(EndReason.CALLER_LEFT)
+    await call.task
 
 
 @on_virtual_time
