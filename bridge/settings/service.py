@@ -155,8 +155,12 @@ class Limits(Section):
     max_calls: int = Field(
         default=100, ge=1, le=10_000, description="Calls at the same time; one more hears the busy message."
     )
-    pre_start: int = Field(default=200, ge=1, description="Media sockets that have not said who they are yet, in all.")
-    pre_start_per_ip: int = Field(default=10, ge=1, description="The same from one address.")
+    pre_start: int = Field(
+        default=200, ge=1, description="Unsigned media sockets that have not said who they are yet, in all."
+    )
+    pre_start_per_ip: int = Field(
+        default=100, ge=1, description="The same from one address; behind a proxy, all have the proxy's."
+    )
     start_s: float = Field(default=5.0, gt=0, le=60, description="Seconds a media socket has to say who it is.")
     token_s: float = Field(
         default=60.0, gt=0, le=600, description="Seconds the token in a webhook's answer stays good."

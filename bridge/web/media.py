@@ -3,7 +3,8 @@
 Order of proof: the signature on the upgrade where there is one, `start` within five seconds, the single-use token and
 the carrier's call and account ids in it. Anything else closes with 1008, before a session with a model has anything to
 do with it.
-Sockets that have not proven themselves are counted, in all and per address.
+Unsigned sockets that have not proven themselves are counted, in all and per address; behind a proxy that address is the
+proxy's, and signed ones must not wait for those who say nothing.
 
 aiohttp answers the upgrade; from then on bytes go straight from the transport to `CallSocket`, without a task switch
 per frame.
@@ -39,6 +40,7 @@ _TOKEN: Final = "token"
 _POLICY: Final = 1008
 _GOING_AWAY: Final = 1001
 _MOST_BEFORE_START: Final = 10  # messages
+_SIGNED: Final = "signed"  # stands for the address of those who are not held back
 
 
 class Colleagues(Protocol):
@@ -59,7 +61,7 @@ class MediaDoor:
         *,
         start_s: float = 5.0,
         pre_start: int = 200,
-        pre_start_per_ip: int = 10,
+        pre_start_per_ip: int = 100,
         colleagues: Colleagues | None = None,
     ) -> None:
         self._switchboard = switchboard
@@ -77,12 +79,15 @@ class MediaDoor:
         if not _asks_for_websocket(request) or not _is_key(key):
             refused = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
             return web.Response(status=426, text="This address speaks WebSocket.\n", headers=refused)
-        if self._validator is not None and SIGNATURE in request.headers:
+        signed = self._validator is not None and SIGNATURE in request.headers
+        if self._validator is not None and signed:
             if self._validator.judge_socket(request.raw_path, request.headers) is not Verdict.ACCEPTED:
                 log.warning("media_signature_wrong")
                 return web.Response(status=403, text="The signature is wrong.\n")
-        ip = request.remote or ""
-        if self._waiting.total() >= self._most or self._waiting[ip] >= self._most_per_ip:
+        ip = _SIGNED if signed else request.remote or ""
+        waiting = self._waiting.total() - self._waiting[_SIGNED]
+        if not signed and (waiting >= self._most or self._waiting[ip] >= self._most_per_ip):
+            log.warning("media_stream_held_back", ip=ip, waiting=waiting)
             return web.Response(status=503, text="Too many sockets are waiting.\n")
         upgrade = _Upgrade(key)
         self._waiting[ip] += 1

@@ -423,6 +423,19 @@ async def test_sockets_without_a_start_are_capped_per_address_and_given_back(ope
     assert one.door._waiting.total() == 3, "a proven stream was given back once"
 
 
+async def test_a_signed_stream_is_not_held_back_by_those_who_say_nothing(opened: Open) -> None:
+    """Behind a proxy all of them come from one address."""
+    one = await opened(pre_start=3, pre_start_per_ip=3)
+    for _ in range(3):
+        await one.knock()
+    with capture_logs() as logs, pytest.raises(InvalidStatus):
+        await one.knock()
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["media_stream_held_back"]
+    for _ in range(5):
+        await one.knock(headers={SIGNATURE: sign(TOKEN, SIGNED_URL, ())})
+    assert one.door._waiting.total() == 8
+
+
 async def test_a_hundred_silent_sockets_are_all_gone_and_calls_connect_meanwhile(opened: Open) -> None:
     one = await opened(start_s=0.3, pre_start=200, pre_start_per_ip=200)
     silent = await asyncio.gather(*(one.knock() for _ in range(100)))
