@@ -162,9 +162,9 @@ def _brought_nothing(desk: Desk, event: ev.ResponseEnded) -> bool:
     """Nothing the caller could hear, where something was to be said."""
     if desk.turns.spoke or desk.state.tools.open or desk.state.tools.owed:
         return False
-    if event.status in ("failed", "incomplete"):
-        return True
-    return event.status == "completed" and desk.turns.worded  # words without sound
+    if event.status == "completed" and not desk.turns.worded:
+        return desk.state.ending is None  # nothing at all
+    return event.status != "cancelled"
 
 
 def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
@@ -172,9 +172,12 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
     state.failures += 1
     desk.note("response_failed", f"{event.status} {event.reason}: {event.message}")
     wish = turns.named or Wish("answer", must=False)
-    in_writing = event.status == "completed"  # it thinks that it has answered
+    in_writing = event.status == "completed" and turns.worded  # it thinks that it has answered
     if event.cure == "" and state.failures < 2 and not in_writing:
         turns.want(wish)
+        return
+    if event.status == "completed" and not in_writing:  # asked twice, it means to say nothing
+        state.failures = 0
         return
     if event.cure == "" and event.status == "incomplete":  # another session would say as little
         _say_it_again(desk)

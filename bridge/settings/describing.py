@@ -53,7 +53,7 @@ def insecure(settings: Settings) -> list[str]:
         found.append(
             "BRIDGE_TWILIO__VALIDATE_SIGNATURES is false: whoever knows the address can start calls at your cost."
         )
-    elif not settings.twilio.secrets:
+    elif not settings.twilio.secrets and not settings.is_public:
         found.append(
             "BRIDGE_TWILIO__AUTH_TOKEN is not set: unsigned webhooks are accepted, from this machine and for it only; "
             "through a TCP tunnel anybody can seem to be that."

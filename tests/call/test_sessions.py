@@ -668,8 +668,8 @@ def test_what_happens_while_the_next_session_opens_is_told_to_it_once_wherever_i
         at(0, response("r1"), words("r1", "a1", "Press one."), says("r1", "a1", 500), ends("r1")),
         at(470_000, pressed("1")),
         at(472_500, do.TellModel("caller", "The caller pressed 1"), ASK),
-        at(474_000, response("r2"), ends("r2")),
-        at(480_000, open_model(2, 0, agent("Press one."), caller("The caller pressed 1"))),
+        at(474_000, response("r2"), words("r2", "a2", "Well."), says("r2", "a2", 100), ends("r2")),
+        at(480_000, open_model(2, 0, agent("Press one."), caller("The caller pressed 1"), agent("Well."))),
         at(480_100, caller_speaks()),
         at(481_000, caller_stops(), turn_ends("c1", after="a1"), caller_said("c1", "I want apples.")),
         at(481_100, response("r3"), words("r3", "a3", "Apples then."), says("r3", "a3", 300), ends("r3")),
@@ -732,6 +732,22 @@ def test_ids_of_a_lost_session_mean_nothing_in_the_next() -> None:
         "And my name is Ada.",
         "",
     ]
+
+
+def test_a_response_with_nothing_in_it_is_asked_for_once_more() -> None:
+    book = Playbook.connected(plan(greeting="Greet."))
+    book.play(
+        at(0, response("r0"), words("r0", "i0", "hello"), says("r0", "i0", 500), ends("r0")),
+        at(1000, caller_speaks("c1")),
+        at(2000, caller_stops("c1"), turn_ends("c1"), response("r1")),
+        at(2100, ends("r1"), note("response_failed", "completed : "), ASK),
+        at(2200, response("r2"), ends("r2"), note("response_failed", "completed : ")),  # it means to say nothing
+        at(9000, caller_speaks("c2")),
+        at(9500, caller_stops("c2"), turn_ends("c2"), response("r3")),
+        at(9600, ends("r3"), ASK),
+        at(9700, response("r4"), says("r4", "i4", 500), ends("r4")),
+        at(12_000, hears("i4", 500)),
+    )
 
 
 def test_items_of_the_same_id_are_heard_one_after_the_other() -> None:
