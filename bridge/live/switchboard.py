@@ -51,7 +51,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    why: str  # "full", "draining", or "misconfigured"
+    why: str  # "full", "draining", "misconfigured", or "over": a webhook that came again when its call had ended
 
 
 @dataclass(slots=True)
@@ -132,12 +132,19 @@ class Switchboard:
     # ------------------------------------------------------------ a call comes
 
     def expect(self, incoming: IncomingCall) -> Expected | Refused:
-        """A webhook announced a call. The same call announced again keeps its token, unless that is of no more use."""
+        """A webhook announced a call. The same call announced again keeps its token, unless that is of no more use.
+
+        One that has ended stays ended.
+        """
         known = self._lines.get(incoming.carrier_call_id)
         if known is not None:
             if not known.token or self._now > known.token_until:
                 self._new_token(known)
-            return Expected(known.driver.plan.call_id, known.token)
+            call_id = known.driver.plan.call_id
+            log.info("call_announced_again", call_id=call_id, carrier_call_id=known.carrier_call_id)
+            return Expected(call_id, known.token)
+        if incoming.carrier_call_id in self._over:
+            return Refused("over")
         if self._draining or self.full:
             return Refused("draining" if self._draining else "full")
         try:
