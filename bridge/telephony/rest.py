@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from bridge.errors import CarrierError, UsageError
+from bridge.errors import CarrierError, PeerError, UsageError
 from bridge.telephony.twiml import INLINE_LIMIT
 
 API_URL = "https://api.twilio.com"
-NOT_FOUND = 20404  # also what ending a call that is already gone answers
+NOT_FOUND = 20404  # for a call that has ended too
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -105,9 +105,9 @@ def error_of(status: int, body: bytes) -> CarrierError | None:
     return CarrierError(said.message or "the carrier refused a request", status=status, code=said.code)
 
 
-def already_gone(error: CarrierError) -> bool:
-    """Asked to end a call that has ended: as good as a success."""
-    return error.status == 404 or error.code == NOT_FOUND
+def no_such_call(error: PeerError) -> bool:
+    """The call has ended, or is another account's."""
+    return isinstance(error, CarrierError) and (error.status == 404 or error.code == NOT_FOUND)
 
 
 def call_sid_of(body: bytes) -> str:

@@ -121,6 +121,14 @@ async def test_without_an_account_the_stream_closes_and_the_carrier_asks_whom_to
     assert call.driver.handed_on_to == "+15550009" and not desk.requests
 
 
+@on_virtual_time
+async def test_the_carrier_asks_whom_to_dial_for_a_call_that_its_rest_interface_does_not_know() -> None:
+    call = await begin(Desk(404))
+    call.tell(ev.TransferWished("+15550009"))
+    assert await call.task is EndReason.TRANSFERRED
+    assert call.driver.handed_on_to == "+15550009" and call.phone.closed
+
+
 @pytest.mark.parametrize("target", ["+15550009", "not a number", "javascript:alert(1)"])
 @on_virtual_time
 async def test_a_transfer_that_fails_leaves_the_call_with_the_agent(target: str) -> None:

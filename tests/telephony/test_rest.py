@@ -77,9 +77,9 @@ def test_neither_an_account_nor_a_request_shows_its_password() -> None:
 
 def test_an_error_keeps_twilios_code_and_a_call_already_gone_is_known() -> None:
     gone = rest.error_of(404, b'{"code":20404,"message":"not found","more_info":"x","status":404}')
-    assert gone is not None and (gone.status, gone.code) == (404, 20404) and rest.already_gone(gone)
+    assert gone is not None and (gone.status, gone.code) == (404, 20404) and rest.no_such_call(gone)
     busy = rest.error_of(429, b'{"code":20429,"message":"slow down"}')
-    assert busy is not None and busy.code == 20429 and not rest.already_gone(busy)
+    assert busy is not None and busy.code == 20429 and not rest.no_such_call(busy)
     assert rest.error_of(201, b"anything") is None
 
 
