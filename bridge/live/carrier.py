@@ -1,12 +1,13 @@
 """The carrier's REST side, performed: hang up, transfer, and what is done where it is not configured.
 
-Tried three times within two seconds where the carrier is busy. A call it does not know counts as hung up; where it
-was to be transferred its stream is closed, as without REST.
+Tried three times where the carrier is busy, or as often as fits before the call gives the carrier up. A call it does
+not know counts as hung up; where it was to be transferred its stream is closed, as without REST.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final, Protocol
 
 import aiohttp
@@ -22,7 +23,8 @@ from bridge.tools.toolbox import CallInfo, Toolbox
 log = structlog.get_logger()
 
 _WAITS_S: Final = (0.0, 0.5, 1.0)
-_LIMIT: Final = aiohttp.ClientTimeout(total=2, connect=1)  # three tries fit before the call gives the carrier up
+_LIMIT: Final = aiohttp.ClientTimeout(total=2, connect=1)
+_IN_ALL_S: Final = 4.5  # the call gives the carrier up after five, and would take a transfer for done
 _MOST_BODY: Final = 65_536
 
 
@@ -108,18 +110,20 @@ class CallServices:
     async def _ask(self, request: rest.Request) -> PeerError | None:
         """None: done; else what went wrong."""
         wrong = PeerError("the carrier did not answer")
-        for wait_s in _WAITS_S:
-            await asyncio.sleep(wait_s)
-            try:
-                status, body = await self._client(request)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                wrong = PeerError(type(error).__name__)
-                continue
-            refusal = rest.error_of(status, body)
-            if refusal is None or rest.no_such_call(refusal):
-                return refusal
-            wrong = refusal
-            if status < 500 and status != 429:
-                break
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_IN_ALL_S):
+                for wait_s in _WAITS_S:
+                    await asyncio.sleep(wait_s)
+                    try:
+                        status, body = await self._client(request)
+                    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                        wrong = PeerError(type(error).__name__)
+                        continue
+                    refusal = rest.error_of(status, body)
+                    if refusal is None or rest.no_such_call(refusal):
+                        return refusal
+                    wrong = refusal
+                    if status < 500 and status != 429:
+                        break
         log.warning("carrier_refused", request=repr(request), why=str(wrong))
         return wrong

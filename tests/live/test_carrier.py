@@ -143,6 +143,27 @@ async def test_a_transfer_that_fails_leaves_the_call_with_the_agent(target: str)
     await call.task
 
 
+@pytest.mark.parametrize("limit_s", [2.0, 60.0])
+@on_virtual_time
+async def test_a_carrier_that_hangs_has_failed_before_the_call_takes_the_transfer_for_done(limit_s: float) -> None:
+    asked: list[rest.Request] = []
+
+    class Hanging(Desk):
+        async def __call__(self, request: rest.Request) -> tuple[int, bytes]:
+            asked.append(request)
+            await asyncio.sleep(limit_s)
+            raise TimeoutError
+
+    call = await begin(Hanging())
+    heard = handed(call)
+    call.tell(ev.TransferWished("+15550009"))
+    await asyncio.sleep(20)
+    assert [fact.ok for fact in heard] == [False] and not call.task.done()
+    assert len(asked) == (2 if limit_s == 2.0 else 1)
+    call.tell(ev.CallerLeft("stop"))
+    await call.task
+
+
 @on_virtual_time
 async def test_a_tool_is_run_with_the_calls_own_plan() -> None:
     seen: list[str] = []
