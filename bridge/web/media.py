@@ -148,7 +148,8 @@ class _Stream:
         self._door = door
         self._transport = transport
         self._ip = ip
-        self.said: list[bytes] | None = [] if keep else None  # all that came, while the stream may be another worker's
+        # All that came, while the stream may be another worker's: not much, as little may come before a start.
+        self.said: list[bytes] | None = [] if keep else None
         self._leg: PhoneLeg | None = None
         self._proven = False
         self._messages = self._bytes = 0
@@ -221,6 +222,7 @@ class _Stream:
 
     def _refuse(self, why: str) -> None:
         log.warning("media_stream_refused", why=why)
+        self.said = None
         self.socket.close(_POLICY, why)
 
     def _prove(self) -> None:
@@ -231,6 +233,7 @@ class _Stream:
 
     def _closed(self, code: int, reason: str) -> None:
         self._door.streams.discard(self)
+        self.said = None
         self._prove()
         if self._leg is not None:
             self._leg.socket_closed(code, reason)
