@@ -28,6 +28,7 @@ from bridge.live.session import Dial
 from bridge.live.together import Together
 from bridge.realtime.profiles import Target
 from bridge.settings.plans import Directory, IncomingCall
+from bridge.telephony import twilio
 
 log = structlog.get_logger()
 
@@ -38,7 +39,6 @@ _GOODBYE_S: Final = 10.0
 _ASKED_S: Final = 1.5  # within which a carrier asks what comes after a stream that has closed
 _LOOK_S: Final = 0.05
 _CUT_S: Final = 3.0  # a driver gives errands at the carrier two seconds
-_OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ class Switchboard:
     def ended_by_status(self, carrier_call_id: str, status: str) -> None:
         """The carrier's status callback. Only a final status says anything new."""
         line, over = self._lines.get(carrier_call_id), self._over.get(carrier_call_id)
-        if status not in _OVER:
+        if status not in twilio.FINAL_STATUSES:
             return
         if line is not None:
             line.driver.deliver(ev.CallerLeft("status"))

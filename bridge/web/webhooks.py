@@ -28,10 +28,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-TOKEN: Final = "token"  # the <Parameter> that pairs a stream with its call
 _FORM: Final = "application/x-www-form-urlencoded"
 _MOST_FIELDS: Final = 200
-_OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 # what the call may know of its caller, beside the numbers
 _TOLD: Final = ("CallerName", "ForwardedFrom", "StirVerstat", "CallerCity", "CallerState", "CallerCountry")
 
@@ -97,7 +95,7 @@ class TwilioDoor:
         """The call's own status. Only final ones matter; a late or repeated one finds nothing left to end."""
         fields = await self._proven(request)
         status = fields.get("CallStatus", "")
-        if status in _OVER:
+        if status in twilio.FINAL_STATUSES:
             call_sid = _id(fields, "CallSid")
             self._switchboard.ended_by_status(call_sid, status)
             if self._colleagues is not None:
@@ -177,7 +175,7 @@ class TwilioDoor:
     def _connect(self, expected: Expected) -> str:
         stream = twiml.connect_stream(
             "ws" + self._base_url.removeprefix("http") + "/twilio/media",
-            parameters={TOKEN: expected.token},
+            parameters={twilio.TOKEN: expected.token},
             status_callback=f"{self._base_url}/twilio/stream-status",
         )
         return twiml.document(stream, twiml.redirect(f"{self._base_url}/twilio/resume"))
