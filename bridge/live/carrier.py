@@ -1,11 +1,13 @@
 """The carrier's REST side, performed: hang up, transfer, and what is done where it is not configured.
 
-Tried three times within two seconds where the carrier is busy; a call that is already gone counts as hung up.
+Tried three times where the carrier is busy, or as often as fits before the call gives the carrier up. A call it does
+not know counts as hung up; where it was to be transferred its stream is closed, as without REST.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final, Protocol
 
 import aiohttp
@@ -13,7 +15,7 @@ import structlog
 
 from bridge.call import actions as do
 from bridge.call import events as ev
-from bridge.errors import CarrierError, UsageError
+from bridge.errors import PeerError, UsageError
 from bridge.live.driver import Driver
 from bridge.telephony import rest, twiml
 from bridge.tools.toolbox import CallInfo, Toolbox
@@ -21,7 +23,8 @@ from bridge.tools.toolbox import CallInfo, Toolbox
 log = structlog.get_logger()
 
 _WAITS_S: Final = (0.0, 0.5, 1.0)
-_LIMIT: Final = aiohttp.ClientTimeout(total=2, connect=1)  # three tries fit before the call gives the carrier up
+_LIMIT: Final = aiohttp.ClientTimeout(total=2, connect=1)
+_IN_ALL_S: Final = 4.5  # the call gives the carrier up after five, and would take a transfer for done
 _MOST_BODY: Final = 65_536
 
 
@@ -81,7 +84,8 @@ class CallServices:
         """By REST; where that is not configured or fails, closing the stream lets the TwiML's next verb hang up."""
         if self._account is not None:
             error = await self._ask(rest.hang_up(self._account, driver.plan.carrier_call_id))
-            driver.deliver(ev.HandedOver("hang_up", error is None, error or ""))
+            done = error is None or rest.no_such_call(error)
+            driver.deliver(ev.HandedOver("hang_up", done, "" if done else str(error)))
         else:
             driver.deliver(ev.HandedOver("hang_up", True))
 
@@ -97,23 +101,29 @@ class CallServices:
             driver.deliver(ev.HandedOver("transfer", False, str(mistake)))
             return
         error = await self._ask(request)
-        driver.deliver(ev.HandedOver("transfer", error is None, error or ""))
+        if error is not None and rest.no_such_call(error):
+            # Gone, or of a subaccount, whose caller is still there: the carrier asks us, whoever's the call is.
+            log.warning("carrier_knows_no_such_call", call_id=driver.plan.call_id, request=repr(request))
+            driver.handed_on_to, error = target, None
+        driver.deliver(ev.HandedOver("transfer", error is None, "" if error is None else str(error)))
 
-    async def _ask(self, request: rest.Request) -> str | None:
+    async def _ask(self, request: rest.Request) -> PeerError | None:
         """None: done; else what went wrong."""
-        said = ""
-        for wait_s in _WAITS_S:
-            await asyncio.sleep(wait_s)
-            try:
-                status, body = await self._client(request)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                said = type(error).__name__
-                continue
-            refusal: CarrierError | None = rest.error_of(status, body)
-            if refusal is None or rest.already_gone(refusal):
-                return None
-            said = str(refusal)
-            if status < 500 and status != 429:
-                break
-        log.warning("carrier_refused", request=repr(request), why=said)
-        return said
+        wrong = PeerError("the carrier did not answer")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_IN_ALL_S):
+                for wait_s in _WAITS_S:
+                    await asyncio.sleep(wait_s)
+                    try:
+                        status, body = await self._client(request)
+                    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                        wrong = PeerError(type(error).__name__)
+                        continue
+                    refusal = rest.error_of(status, body)
+                    if refusal is None or rest.no_such_call(refusal):
+                        return refusal
+                    wrong = refusal
+                    if status < 500 and status != 429:
+                        break
+        log.warning("carrier_refused", request=repr(request), why=str(wrong))
+        return wrong

@@ -26,8 +26,9 @@ _CROWDED_BYTES: Final = 8192  # the network takes no more for now: half a second
 _STALLED_BYTES: Final = 49_152  # four and a half seconds of audio
 _RETRY_S: Final = 0.02
 _BURST: Final = 128  # messages looked at together
-_MOST_PER_S: Final = 400  # a stream brings 50 frames and some marks; a catch-up after a stall is a single burst
-_STRIKES: Final = 5
+_MOST_PER_S: Final = 400  # a stream brings 50 frames and some marks
+_MOST_AT_FIRST: Final = 640
+_MOST_AT_ONCE: Final = 3000  # a minute of frames, kept for us while we, or the network, stood still
 _POLICY: Final = 1008  # close code: policy violation (RFC 6455 section 7.4.1)
 
 
@@ -66,7 +67,7 @@ class PhoneLeg:
         self._retry: asyncio.TimerHandle | None = None
         self._messages = 0
         self._looked_at = self._loop.time()
-        self._strikes = 0
+        self._may_bring = float(_MOST_AT_FIRST)  # messages; more with the time
         self._closed = False
         self.foreign = 0  # messages of another stream or track
         self.malformed = 0
@@ -116,13 +117,10 @@ class PhoneLeg:
 
     def _look_at_rate(self) -> None:
         now = self._loop.time()
-        if now - self._looked_at < _BURST / _MOST_PER_S:
-            self._strikes += 1
-            if self._strikes >= _STRIKES:
-                self._misbehaved("too many messages")
-        else:
-            self._strikes = 0
-        self._looked_at = now
+        earned = self._may_bring + (now - self._looked_at) * _MOST_PER_S
+        self._may_bring, self._looked_at = min(earned, _MOST_AT_ONCE) - _BURST, now
+        if self._may_bring < 0:
+            self._misbehaved("too many messages")
 
     def _misbehaved(self, what: str) -> None:
         self._driver.deliver(ev.CarrierMisbehaved(what))

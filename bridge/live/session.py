@@ -123,7 +123,8 @@ class Session:
     async def _open(self) -> None:
         broken = self._leg.circuits.broken(self._target)
         if broken is not None:
-            self._lost(RealtimeError(broken.why, code=broken.code), retry_after_s=broken.left_s)
+            known = RealtimeError(broken.why, code=broken.code)
+            self._give_up(known, "fatal" if broken.left_s is None else None, broken.left_s)
             return
         try:
             line = await self._race()
@@ -369,21 +370,25 @@ class Session:
             reason = reason.replace(self._target.api_key, "***")
         self._lost(RealtimeError(f"closed with {code} {reason}".rstrip(), code="connection_lost"), cure)
 
-    def _lost(
-        self, error: RealtimeError, cure: words.Cure | None = None, *, retry_after_s: float | None = None
-    ) -> None:
+    def _lost(self, error: RealtimeError, cure: words.Cure | None = None) -> None:
+        """By what the service did or said, which other calls of this process hear of too."""
+        if self._closed:
+            return
+        cure = cure or self._dialect.cure(error.code, error.message)
+        retry_after_s: float | None = getattr(error, "retry_after_s", None)
+        if retry_after_s is None and error.code == "rate_limit_exceeded":
+            retry_after_s = _BUSY_S
+        if cure == "fatal":
+            self._leg.circuits.refused(self._target, error.code, error.message)
+        elif retry_after_s is not None:
+            self._leg.circuits.busy(self._target, error.code, error.message, retry_after_s)
+        self._give_up(error, cure, retry_after_s)
+
+    def _give_up(self, error: RealtimeError, cure: words.Cure | None, retry_after_s: float | None) -> None:
         if self._closed:
             return
         self.close()
         cure = cure or self._dialect.cure(error.code, error.message)
-        if retry_after_s is None:  # said by the service, and not by what is known of it
-            retry_after_s = getattr(error, "retry_after_s", None)
-            if retry_after_s is None and error.code == "rate_limit_exceeded":
-                retry_after_s = _BUSY_S
-            if cure == "fatal":
-                self._leg.circuits.refused(self._target, error.code, error.message)
-            elif retry_after_s is not None:
-                self._leg.circuits.busy(self._target, error.code, error.message, retry_after_s)
         log.warning("model_session_lost", call_id=self._driver.plan.call_id, code=error.code, why=error.message)
         self._driver.deliver(
             ev.ModelLost(

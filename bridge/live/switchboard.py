@@ -28,6 +28,7 @@ from bridge.live.session import Dial
 from bridge.live.together import Together
 from bridge.realtime.profiles import Target
 from bridge.settings.plans import Directory, IncomingCall
+from bridge.telephony import twilio
 
 log = structlog.get_logger()
 
@@ -38,7 +39,6 @@ _GOODBYE_S: Final = 10.0
 _ASKED_S: Final = 1.5  # within which a carrier asks what comes after a stream that has closed
 _LOOK_S: Final = 0.05
 _CUT_S: Final = 3.0  # a driver gives errands at the carrier two seconds
-_OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    why: str  # "full", "draining", or "misconfigured"
+    why: str  # "full", "draining", "misconfigured", or "over": a webhook that came again when its call had ended
 
 
 @dataclass(slots=True)
@@ -132,12 +132,19 @@ class Switchboard:
     # ------------------------------------------------------------ a call comes
 
     def expect(self, incoming: IncomingCall) -> Expected | Refused:
-        """A webhook announced a call. The same call announced again keeps its token, unless that is of no more use."""
+        """A webhook announced a call. The same call announced again keeps its token, unless that is of no more use.
+
+        One that has ended stays ended.
+        """
         known = self._lines.get(incoming.carrier_call_id)
         if known is not None:
             if not known.token or self._now > known.token_until:
                 self._new_token(known)
-            return Expected(known.driver.plan.call_id, known.token)
+            call_id = known.driver.plan.call_id
+            log.info("call_announced_again", call_id=call_id, carrier_call_id=known.carrier_call_id)
+            return Expected(call_id, known.token)
+        if incoming.carrier_call_id in self._over:
+            return Refused("over")
         if self._draining or self.full:
             return Refused("draining" if self._draining else "full")
         try:
@@ -244,7 +251,7 @@ class Switchboard:
     def ended_by_status(self, carrier_call_id: str, status: str) -> None:
         """The carrier's status callback. Only a final status says anything new."""
         line, over = self._lines.get(carrier_call_id), self._over.get(carrier_call_id)
-        if status not in _OVER:
+        if status not in twilio.FINAL_STATUSES:
             return
         if line is not None:
             line.driver.deliver(ev.CallerLeft("status"))

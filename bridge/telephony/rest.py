@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from bridge.errors import CarrierError, UsageError
+from bridge.errors import CarrierError, PeerError, UsageError
 from bridge.telephony.twiml import INLINE_LIMIT
 
 API_URL = "https://api.twilio.com"
-NOT_FOUND = 20404  # also what ending a call that is already gone answers
+NOT_FOUND = 20404  # for a call that has ended too
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -52,46 +52,9 @@ def replace_document(account: Account, call_sid: str, twiml: str) -> Request:
     return _update(account, call_sid, ("Twiml", _inline(twiml)))
 
 
-def redirect_call(account: Account, call_sid: str, url: str) -> Request:
-    """Lets a live call fetch its next document from `url`."""
-    return _update(account, call_sid, ("Url", url), ("Method", "POST"))
-
-
-def create_call(
-    account: Account,
-    *,
-    to: str,
-    caller: str,
-    url: str = "",
-    twiml: str = "",
-    status_callback: str = "",
-    timeout_s: int = 60,
-    time_limit_s: int = 0,
-) -> Request:
-    """Calls `to` from the number `caller` of ours; when answered the call runs `url`'s document or `twiml`, one of
-    the two.
-
-    Raises UsageError when neither or both are given, or the document is too long to be sent inline.
-    """
-    if bool(url) == bool(twiml):
-        raise UsageError("a call needs either a url or a document (twiml), not both")
-    form = [("To", to), ("From", caller), ("Timeout", str(timeout_s))]
-    form += [("Url", url), ("Method", "POST")] if url else [("Twiml", _inline(twiml))]
-    if status_callback:
-        form += [("StatusCallback", status_callback)]
-        form += [("StatusCallbackEvent", event) for event in ("initiated", "ringing", "answered", "completed")]
-    if time_limit_s:
-        form += [("TimeLimit", str(time_limit_s))]
-    return Request("POST", f"{_base(account)}/Calls.json", tuple(form), (account.user, account.password))
-
-
 class _ErrorBody(msgspec.Struct):
     code: int = 0
     message: str = ""
-
-
-class _CallBody(msgspec.Struct):
-    sid: str = ""
 
 
 def error_of(status: int, body: bytes) -> CarrierError | None:
@@ -105,17 +68,9 @@ def error_of(status: int, body: bytes) -> CarrierError | None:
     return CarrierError(said.message or "the carrier refused a request", status=status, code=said.code)
 
 
-def already_gone(error: CarrierError) -> bool:
-    """Asked to end a call that has ended: as good as a success."""
-    return error.status == 404 or error.code == NOT_FOUND
-
-
-def call_sid_of(body: bytes) -> str:
-    """The SID in the answer to `create_call`; empty where there is none."""
-    try:
-        return msgspec.json.decode(body, type=_CallBody).sid
-    except (ValueError, RecursionError):
-        return ""
+def no_such_call(error: PeerError) -> bool:
+    """The call has ended, or is another account's."""
+    return isinstance(error, CarrierError) and (error.status == 404 or error.code == NOT_FOUND)
 
 
 def _update(account: Account, call_sid: str, *form: tuple[str, str]) -> Request:

@@ -19,6 +19,8 @@ from bridge.call.plan import CarrierCapabilities
 # A stream that ends, however it does, lets the call go on with the TwiML behind its <Connect>: ours asks us again.
 CAPABILITIES = CarrierCapabilities(resumes_after_drop=True)
 
+TOKEN = "token"  # the <Parameter> that pairs a stream with its call
+FINAL_STATUSES = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})  # of a call
 MAX_PAYLOAD_BYTES = 8192  # one second of mu-law; Twilio sends 160 bytes
 DIGITS = frozenset("0123456789*#ABCD")
 ENCODINGS: dict[str, Literal["mulaw", "alaw", "pcm16"]] = {

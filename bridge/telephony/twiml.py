@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -55,19 +54,17 @@ def _write(verb: Verb) -> str:
 
 
 def _given(**attributes: str) -> tuple[tuple[str, str], ...]:
-    """Attributes that have a value; a trailing underscore keeps Python's keywords out of the way."""
-    return tuple((name.rstrip("_"), value) for name, value in attributes.items() if value)
+    """Attributes that have a value."""
+    return tuple((name, value) for name, value in attributes.items() if value)
 
 
 # ---------------------------------------------------------------- verbs
 
 
-def connect_stream(
-    url: str, *, parameters: Mapping[str, str], name: str = "", status_callback: str = "", action: str = ""
-) -> Verb:
+def connect_stream(url: str, *, parameters: Mapping[str, str], status_callback: str = "") -> Verb:
     """A bidirectional media stream to `url` (no query string: Twilio refuses the handshake with error 31920).
 
-    The call stays in it until our side closes the socket; then `action` is asked, or, without one, the next verb runs.
+    The call stays in it until our side closes the socket; then the next verb runs.
     Raises UsageError for a URL Twilio would refuse or a parameter that is too long.
     """
     parts = urlsplit(url)
@@ -77,46 +74,28 @@ def connect_stream(
         if not key or len(key) + len(value) >= PARAMETER_LIMIT:
             raise UsageError(f"stream parameter {key!r}: name and value must stay under {PARAMETER_LIMIT} characters")
     children = tuple(Verb("Parameter", (("name", key), ("value", value))) for key, value in parameters.items())
-    stream = Verb("Stream", _given(url=url, name=name, statusCallback=status_callback), children)
-    return Verb("Connect", _given(action=action), (stream,))
+    stream = Verb("Stream", _given(url=url, statusCallback=status_callback), children)
+    return Verb("Connect", (), (stream,))
 
 
-def say(text: str, *, voice: str = "", language: str = "") -> Verb:
+def say(text: str, *, language: str = "") -> Verb:
     """The carrier's own speech synthesis."""
-    return Verb("Say", _given(voice=voice, language=language), text)
+    return Verb("Say", _given(language=language), text)
 
 
-def play(url: str) -> Verb:
-    """A sound file the carrier fetches."""
-    return Verb("Play", (), _web(url))
-
-
-def play_digits(digits: str) -> Verb:
-    """Keys pressed by us; `w` waits half a second."""
-    if not re.fullmatch(r"[0-9*#A-DwW]{1,100}", digits):
-        raise UsageError(f"digits {digits!r} are not keys of a telephone")
-    return Verb("Play", (("digits", digits),))
-
-
-def pause(seconds: int) -> Verb:
-    return Verb("Pause", (("length", str(max(1, seconds))),))
-
-
-def redirect(url: str, *, method: Literal["POST", "GET"] = "POST") -> Verb:
+def redirect(url: str) -> Verb:
     """Asks `url` for the next document; runs even when our server that wrote this one is gone."""
-    return Verb("Redirect", (("method", method),), _web(url))
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise UsageError(f"URL {url!r} is not an http(s) address")
+    return Verb("Redirect", (("method", "POST"),), url)
 
 
 def hangup() -> Verb:
     return Verb("Hangup")
 
 
-def reject(reason: Literal["rejected", "busy"] = "busy") -> Verb:
-    """As the first verb: declines without answering, and without a charge."""
-    return Verb("Reject", (("reason", reason),))
-
-
-def dial(target: str, *, caller_id: str = "", timeout_s: int = 25, action: str = "") -> Verb:
+def dial(target: str, *, caller_id: str = "") -> Verb:
     """Hands the caller on to a number (E.164) or a SIP address; the ringing is heard until somebody answers.
 
     Raises UsageError for a target that is neither: it would otherwise be Twilio's to interpret.
@@ -127,12 +106,5 @@ def dial(target: str, *, caller_id: str = "", timeout_s: int = 25, action: str =
         to = Verb("Number", (), target)
     else:
         raise UsageError(f"transfer target {target!r} is neither a telephone number like +15550100 nor a sip: address")
-    attributes = _given(callerId=caller_id, answerOnBridge="true", timeout=str(timeout_s), action=action)
+    attributes = _given(callerId=caller_id, answerOnBridge="true", timeout="25")
     return Verb("Dial", attributes, (to,))
-
-
-def _web(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise UsageError(f"URL {url!r} is not an http(s) address")
-    return url

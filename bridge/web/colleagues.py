@@ -32,6 +32,7 @@ from bridge.live.places import Places, shared
 log = structlog.get_logger()
 
 _LIMIT_S: Final = 2.0  # for one message and its answer; a colleague that takes longer counts as gone
+_BREATH_S: Final = 1.0  # before colleagues are listened to again, where that failed
 _HEAD: Final = struct.Struct(">I")
 _MOST_BYTES: Final = 1 << 20
 
@@ -172,7 +173,12 @@ class Colleagues:
     async def _accept(self, door: sockets.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            talk, _ = await loop.sock_accept(door)
+            try:
+                talk, _ = await loop.sock_accept(door)
+            except OSError as error:  # no descriptor is left, for example
+                log.error("colleagues_not_heard", why=error.strerror or type(error).__name__)
+                await asyncio.sleep(_BREATH_S)
+                continue
             task = asyncio.create_task(self._serve(talk), name="colleague")
             self._talks.add(task)
             task.add_done_callback(self._talks.discard)

@@ -36,7 +36,6 @@ MAX_BYTES: Final = 65_536
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _PING_S: Final = 10.0
 _PONG_S: Final = 5.0
-_TOKEN: Final = "token"
 _POLICY: Final = 1008
 _GOING_AWAY: Final = 1001
 _MOST_BEFORE_START: Final = 10  # messages
@@ -133,7 +132,7 @@ class MediaDoor:
 
     def admit(self, start: twilio.Start, socket: CallSocket) -> PhoneLeg | str:
         """The leg of the call this stream belongs to, or why there is none."""
-        token = start.parameters.get(_TOKEN, "")
+        token = start.parameters.get(twilio.TOKEN, "")
         driver = self._switchboard.claim(token, start.call_id, account_id=start.account_id)
         if driver is None:
             return "no call expects this stream"
@@ -153,7 +152,8 @@ class _Stream:
         self._door = door
         self._transport = transport
         self._ip = ip
-        self.said: list[bytes] | None = [] if keep else None  # all that came, while the stream may be another worker's
+        # All that came, while the stream may be another worker's: not much, as little may come before a start.
+        self.said: list[bytes] | None = [] if keep else None
         self._leg: PhoneLeg | None = None
         self._proven = False
         self._messages = self._bytes = 0
@@ -191,7 +191,7 @@ class _Stream:
     def _start(self, start: twilio.Start) -> None:
         colleagues = self._door.colleagues
         if colleagues is not None and self.said is not None:
-            worker = colleagues.worker_of(start.parameters.get(_TOKEN, ""))
+            worker = colleagues.worker_of(start.parameters.get(twilio.TOKEN, ""))
             if worker is not None:
                 self._hand_over(colleagues, worker)
                 return
@@ -226,6 +226,7 @@ class _Stream:
 
     def _refuse(self, why: str) -> None:
         log.warning("media_stream_refused", why=why)
+        self.said = None
         self.socket.close(_POLICY, why)
 
     def _prove(self) -> None:
@@ -236,6 +237,7 @@ class _Stream:
 
     def _closed(self, code: int, reason: str) -> None:
         self._door.streams.discard(self)
+        self.said = None
         self._prove()
         if self._leg is not None:
             self._leg.socket_closed(code, reason)

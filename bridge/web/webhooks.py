@@ -8,7 +8,6 @@ given at once: its model is dialled meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qsl
@@ -29,11 +28,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-TOKEN: Final = "token"  # the <Parameter> that pairs a stream with its call
 _FORM: Final = "application/x-www-form-urlencoded"
 _MOST_FIELDS: Final = 200
-_REMEMBERED: Final = 4096  # answers kept for webhooks that come twice
-_OVER: Final = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})
 # what the call may know of its caller, beside the numbers
 _TOLD: Final = ("CallerName", "ForwardedFrom", "StirVerstat", "CallerCity", "CallerState", "CallerCountry")
 
@@ -47,7 +43,7 @@ class Colleagues(Protocol):
 
 
 class TwilioDoor:
-    """The four webhooks. A call announced again gets the same answer, word for word, and no second effect."""
+    """The four webhooks. A call announced again is the same call, and one that is over is hung up."""
 
     def __init__(
         self,
@@ -65,7 +61,6 @@ class TwilioDoor:
         self._base_url = base_url.rstrip("/")
         self._metrics = metrics
         self._colleagues = colleagues
-        self._answers: OrderedDict[str, str] = OrderedDict()  # by CallSid
 
     # ------------------------------------------------------------ the four addresses
 
@@ -79,20 +74,28 @@ class TwilioDoor:
     def announced(self, fields: Mapping[str, str]) -> str:
         """The document for a call of this worker's."""
         call_sid = _id(fields, "CallSid")
-        answer = self._answers.get(call_sid)
-        if answer is not None:
-            log.info("webhook_repeated", carrier_call_id=call_sid)
-            return answer
-        answer = self._answers[call_sid] = self._answer(call_sid, fields)
-        if len(self._answers) > _REMEMBERED:
-            self._answers.popitem(last=False)
-        return answer
+        answer = self._switchboard.expect(
+            IncomingCall(
+                carrier=twilio.CAPABILITIES,
+                carrier_call_id=call_sid,
+                account_id=fields.get("AccountSid", ""),
+                caller=fields.get("From", ""),
+                called=fields.get("To", ""),
+                direction="inbound" if fields.get("Direction", "inbound") == "inbound" else "outbound",
+                variables={name: fields[name] for name in _TOLD if fields.get(name)},
+            )
+        )
+        if isinstance(answer, Refused):
+            log.warning("call_refused", carrier_call_id=call_sid, why=answer.why)
+            self._metrics.call_refused(answer.why)
+            return twiml.document(twiml.hangup()) if answer.why == "over" else self._busy()
+        return self._connect(answer)
 
     async def status(self, request: web.Request) -> web.Response:
         """The call's own status. Only final ones matter; a late or repeated one finds nothing left to end."""
         fields = await self._proven(request)
         status = fields.get("CallStatus", "")
-        if status in _OVER:
+        if status in twilio.FINAL_STATUSES:
             call_sid = _id(fields, "CallSid")
             self._switchboard.ended_by_status(call_sid, status)
             if self._colleagues is not None:
@@ -171,28 +174,10 @@ class TwilioDoor:
 
     # ------------------------------------------------------------ the answer to a call
 
-    def _answer(self, call_sid: str, fields: Mapping[str, str]) -> str:
-        answer = self._switchboard.expect(
-            IncomingCall(
-                carrier=twilio.CAPABILITIES,
-                carrier_call_id=call_sid,
-                account_id=fields.get("AccountSid", ""),
-                caller=fields.get("From", ""),
-                called=fields.get("To", ""),
-                direction="inbound" if fields.get("Direction", "inbound") == "inbound" else "outbound",
-                variables={name: fields[name] for name in _TOLD if fields.get(name)},
-            )
-        )
-        if isinstance(answer, Refused):
-            log.warning("call_refused", carrier_call_id=call_sid, why=answer.why)
-            self._metrics.call_refused(answer.why)
-            return self._busy()
-        return self._connect(answer)
-
     def _connect(self, expected: Expected) -> str:
         stream = twiml.connect_stream(
             "ws" + self._base_url.removeprefix("http") + "/twilio/media",
-            parameters={TOKEN: expected.token},
+            parameters={twilio.TOKEN: expected.token},
             status_callback=f"{self._base_url}/twilio/stream-status",
         )
         return twiml.document(stream, twiml.redirect(f"{self._base_url}/twilio/resume"))

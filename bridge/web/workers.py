@@ -136,10 +136,12 @@ class Workers:
                 log.info("worker_ready", worker=worker, pid=process.pid)
                 if not ready.done():
                     ready.set_result(None)
-            elif not ready.done() and not self._stopping.is_set():
+            elif not self._stopping.is_set():
+                log.error("worker_not_ready", worker=worker, pid=process.pid)
                 await _kill(process)
-                ready.set_exception(BridgeError(f"worker {worker} did not start; its log says why"))
-                return
+                if not ready.done():
+                    ready.set_exception(BridgeError(f"worker {worker} did not start; its log says why"))
+                    return
             code = await process.wait()
             del self._processes[worker]
             assert self._page is not None, "it was laid out before anybody was hired"

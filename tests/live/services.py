@@ -16,6 +16,7 @@ import msgspec
 
 from bridge.audio.formats import MULAW_8K
 from bridge.call.plan import CallPlan, SessionPlan
+from bridge.live.circuit import Circuits
 from bridge.live.driver import Driver
 from bridge.live.model import ModelLeg
 from bridge.live.together import Together
@@ -148,13 +149,20 @@ class Line(Running):
     driver: Driver
     phone: FakePhone
 
-    def __init__(self, service: Service, call_plan: CallPlan, together: Together | None = None, **profile: Any) -> None:
+    def __init__(
+        self,
+        service: Service,
+        call_plan: CallPlan,
+        together: Together | None = None,
+        circuits: Circuits | None = None,
+        **profile: Any,
+    ) -> None:
         driver = Driver(call_plan, outside=Nobody())
         chosen = msgspec.structs.replace(builtin()["openai"], truncate_margin_ms=0, **profile)
         self.target = Target(chosen, url="wss://service.example.test/v1/realtime", api_key=KEY, model="m")
         self.service = service
         targets = (self.target,) * len(call_plan.models)
-        self.leg = ModelLeg(driver, targets, caller=MULAW_8K, dial=service.dial, together=together)
+        self.leg = ModelLeg(driver, targets, caller=MULAW_8K, dial=service.dial, together=together, circuits=circuits)
         driver.model = self.leg
         super().__init__(driver, None, FakePhone())  # type: ignore[arg-type]  # the model is the real one
 
@@ -165,10 +173,13 @@ async def call(
     profile: dict[str, Any] | None = None,
     session: SessionPlan | None = None,
     together: Together | None = None,
+    circuits: Circuits | None = None,
     **policies: Any,
 ) -> Line:
     """A call with a stream, whose model's session opens as the service likes."""
-    line = Line(service or Service(talks=True), plan(session=session, **policies), together, **(profile or {}))
+    line = Line(
+        service or Service(talks=True), plan(session=session, **policies), together, circuits, **(profile or {})
+    )
     await settle()
     line.driver.attach(line.phone, "MZ1")
     return line

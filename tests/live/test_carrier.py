@@ -121,6 +121,14 @@ async def test_without_an_account_the_stream_closes_and_the_carrier_asks_whom_to
     assert call.driver.handed_on_to == "+15550009" and not desk.requests
 
 
+@on_virtual_time
+async def test_the_carrier_asks_whom_to_dial_for_a_call_that_its_rest_interface_does_not_know() -> None:
+    call = await begin(Desk(404))
+    call.tell(ev.TransferWished("+15550009"))
+    assert await call.task is EndReason.TRANSFERRED
+    assert call.driver.handed_on_to == "+15550009" and call.phone.closed
+
+
 @pytest.mark.parametrize("target", ["+15550009", "not a number", "javascript:alert(1)"])
 @on_virtual_time
 async def test_a_transfer_that_fails_leaves_the_call_with_the_agent(target: str) -> None:
@@ -131,6 +139,27 @@ async def test_a_transfer_that_fails_leaves_the_call_with_the_agent(target: str)
     assert [fact.ok for fact in heard] == [False]
     assert not call.task.done()
     assert any(isinstance(action, do.TellModel) for action in call.model.asked)
+    call.tell(ev.CallerLeft("stop"))
+    await call.task
+
+
+@pytest.mark.parametrize("limit_s", [2.0, 60.0])
+@on_virtual_time
+async def test_a_carrier_that_hangs_has_failed_before_the_call_takes_the_transfer_for_done(limit_s: float) -> None:
+    asked: list[rest.Request] = []
+
+    class Hanging(Desk):
+        async def __call__(self, request: rest.Request) -> tuple[int, bytes]:
+            asked.append(request)
+            await asyncio.sleep(limit_s)
+            raise TimeoutError
+
+    call = await begin(Hanging())
+    heard = handed(call)
+    call.tell(ev.TransferWished("+15550009"))
+    await asyncio.sleep(20)
+    assert [fact.ok for fact in heard] == [False] and not call.task.done()
+    assert len(asked) == (2 if limit_s == 2.0 else 1)
     call.tell(ev.CallerLeft("stop"))
     await call.task
 

@@ -15,6 +15,7 @@ from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.call.plan import ModelCapabilities, SessionPlan
 from bridge.errors import EndReason, RealtimeError
+from bridge.live.circuit import Circuits
 from bridge.live.connect import Refused
 from tests.live.calls import plan, settle
 from tests.live.services import KEY, Line, Service, call
@@ -322,6 +323,30 @@ async def test_a_refused_handshake_is_passed_on_with_its_retry_after(
         assert await line.task is EndReason.MODEL_REFUSED and service.attempts == 1
     else:
         await hang_up(line)
+
+
+@on_virtual_time
+async def test_a_service_that_refused_is_asked_again_however_often_calls_come() -> None:
+    circuits = Circuits()
+    service = Service(Refused(401, retry_after_s=None), talks=True)  # the key is put right after the first call
+    for _ in range(2):
+        assert await (await call(service, circuits=circuits)).task is EndReason.MODEL_REFUSED
+        await asyncio.sleep(4)
+    assert service.attempts == 1
+    line = await call(service, circuits=circuits)
+    assert service.attempts == 2 and line.driver.call.state.model == "ready"
+    await hang_up(line)
+
+
+@on_virtual_time
+async def test_what_a_service_refused_by_its_close_is_refused_to_the_next_call_at_once() -> None:
+    circuits, service = Circuits(), Service()
+    first = await call(service, circuits=circuits)
+    service.last.drops(3000, "unauthorized")
+    assert await first.task is EndReason.MODEL_REFUSED
+    second = await call(service, circuits=circuits)
+    assert second.driver.ended.done() and await second.task is EndReason.MODEL_REFUSED
+    assert service.attempts == 1
 
 
 # ---------------------------------------------------------------- audio

@@ -233,6 +233,22 @@ async def test_a_stream_in_time_and_a_burst_after_a_stall_are_welcome() -> None:
     await one.hang_up()
 
 
+@pytest.mark.parametrize("stall_s", [15, 50])
+@on_virtual_time
+async def test_all_that_was_kept_during_a_long_stall_is_welcome_and_a_flood_after_it_is_not(stall_s: int) -> None:
+    one = await line(idle_prompt_after_s=0.0, idle_hang_up_after_s=0.0)
+    for _ in range(50):
+        one.media()
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(stall_s)
+    for _ in range(stall_s * 50):
+        one.media()
+    assert not one.call.task.done() and not one.socket.closed
+    for _ in range(3000):
+        one.media()
+    assert await one.ended() is EndReason.PROTOCOL
+
+
 @pytest.mark.parametrize("kind", ["media", "mark", "unknown", "malformed"])
 @on_virtual_time
 async def test_a_flood_of_anything_ends_the_call_with_1008(kind: str) -> None:

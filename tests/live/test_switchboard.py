@@ -249,6 +249,17 @@ def test_a_status_before_the_stream_ends_the_call_and_its_session(run: Callable[
     run(main)
 
 
+def test_a_call_announced_again_after_its_end_is_no_second_call(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, _ = office.connect()
+        driver.deliver(ev.CallerLeft("stop"))
+        await settle()
+        assert office.board.expect(incoming("CA1")) == Refused("over")
+        assert office.board.active_calls == 0
+
+    run(main)
+
+
 def test_whom_a_call_was_handed_on_to_is_remembered_after_its_end(run: Callable[..., None]) -> None:
     async def main(office: Office) -> None:
         driver, _ = office.connect()

@@ -21,37 +21,6 @@ def test_hanging_up_updates_the_call_to_completed() -> None:
 def test_a_transfer_gives_the_call_a_dial_document() -> None:
     twiml = document(dial("+15550100"))
     assert rest.replace_document(ACCOUNT, "CA1", twiml).form == (("Twiml", twiml),)
-    assert rest.redirect_call(ACCOUNT, "CA1", "https://h/resume").form == (
-        ("Url", "https://h/resume"),
-        ("Method", "POST"),
-    )
-
-
-def test_a_new_call_names_each_status_event_once() -> None:
-    request = rest.create_call(
-        ACCOUNT, to="+15550100", caller="+15550101", url="https://h/v", status_callback="https://h/s", time_limit_s=600
-    )
-    assert request.url == f"{CALLS}.json"
-    assert request.form == (
-        ("To", "+15550100"),
-        ("From", "+15550101"),
-        ("Timeout", "60"),
-        ("Url", "https://h/v"),
-        ("Method", "POST"),
-        ("StatusCallback", "https://h/s"),
-        ("StatusCallbackEvent", "initiated"),
-        ("StatusCallbackEvent", "ringing"),
-        ("StatusCallbackEvent", "answered"),
-        ("StatusCallbackEvent", "completed"),
-        ("TimeLimit", "600"),
-    )
-
-
-def test_a_new_call_needs_a_url_or_a_document() -> None:
-    assert ("Twiml", "<Response/>") in rest.create_call(ACCOUNT, to="+1", caller="+1", twiml="<Response/>").form
-    for both in ({}, {"url": "https://h/v", "twiml": "<Response/>"}):
-        with pytest.raises(UsageError, match="not both"):
-            rest.create_call(ACCOUNT, to="+15550100", caller="+15550101", **both)
 
 
 def test_a_document_of_more_than_four_thousand_characters_is_refused() -> None:
@@ -77,9 +46,9 @@ def test_neither_an_account_nor_a_request_shows_its_password() -> None:
 
 def test_an_error_keeps_twilios_code_and_a_call_already_gone_is_known() -> None:
     gone = rest.error_of(404, b'{"code":20404,"message":"not found","more_info":"x","status":404}')
-    assert gone is not None and (gone.status, gone.code) == (404, 20404) and rest.already_gone(gone)
+    assert gone is not None and (gone.status, gone.code) == (404, 20404) and rest.no_such_call(gone)
     busy = rest.error_of(429, b'{"code":20429,"message":"slow down"}')
-    assert busy is not None and busy.code == 20429 and not rest.already_gone(busy)
+    assert busy is not None and busy.code == 20429 and not rest.no_such_call(busy)
     assert rest.error_of(201, b"anything") is None
 
 
@@ -87,8 +56,3 @@ def test_an_error_keeps_twilios_code_and_a_call_already_gone_is_known() -> None:
 def test_an_error_without_a_readable_body_is_still_an_error(body: bytes) -> None:
     error = rest.error_of(503, body)
     assert error is not None and (error.status, error.code) == (503, 0)
-    assert rest.call_sid_of(body) == ""
-
-
-def test_the_answer_to_a_new_call_names_it() -> None:
-    assert rest.call_sid_of(b'{"sid":"CA9","status":"queued"}') == "CA9"

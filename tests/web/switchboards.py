@@ -23,8 +23,10 @@ class FakeSwitchboard:
     def expect(self, incoming: IncomingCall) -> Expected | Refused:
         if self.full or not self.accepting:
             return Refused("full" if self.full else "draining")
-        self.expected.append(incoming)
-        return Expected(call_id=f"call-{len(self.expected)}", token=f"token-{len(self.expected)}")
+        if incoming not in self.expected:
+            self.expected.append(incoming)
+        number = self.expected.index(incoming) + 1
+        return Expected(call_id=f"call-{number}", token=f"token-{number}")
 
     def ended_by_status(self, carrier_call_id: str, status: str) -> None:
         self.ended.append((carrier_call_id, status))

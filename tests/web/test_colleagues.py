@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket as sockets
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -91,6 +93,24 @@ async def test_a_colleague_that_makes_a_mistake_or_says_nothing_is_not_waited_fo
             deaf.bind(str(tmp_path / "1.socket"))
             deaf.listen(1)
             assert await one.announce(call_of(1), {"CallSid": call_of(1)}) is None
+
+
+async def test_a_worker_without_a_descriptor_left_hears_its_colleagues_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(colleagues, "_BREATH_S", 0.01)
+    loop = asyncio.get_running_loop()
+    accept, failures = loop.sock_accept, [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    async def short_of_descriptors(door: sockets.socket) -> tuple[sockets.socket, Any]:
+        if failures:
+            raise failures.pop()
+        return await accept(door)
+
+    monkeypatch.setattr(loop, "sock_accept", short_of_descriptors)
+    async with pair(tmp_path) as (one, _, _, _):
+        assert await one.announce(call_of(1), {"CallSid": call_of(1)}) == f"two answers {call_of(1)}"
+    assert not failures
 
 
 async def test_a_question_nobody_waits_for_any_more_has_no_effect(tmp_path: Path) -> None:

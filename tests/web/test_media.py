@@ -198,6 +198,37 @@ async def test_messages_that_come_with_the_handshake_are_not_lost(opened: Open) 
     await one.until(lambda: one.ended == {"CA1": EndReason.STREAM_LOST})
 
 
+class Alone:
+    """A worker whose colleagues own nothing."""
+
+    def worker_of(self, token: str) -> int | None:
+        return None
+
+    async def hand_over(self, worker: int, descriptor: int, *, ip: str, said: bytes) -> bool:
+        raise AssertionError("nobody to hand it over to")
+
+
+@pytest.mark.parametrize("ending", ["refused", "cut off"])
+async def test_of_a_stream_that_was_refused_or_has_closed_nothing_is_kept(opened: Open, ending: str) -> None:
+    one = await opened(colleagues=Alone())
+    _, writer = await asyncio.open_connection("127.0.0.1", one.listener.port)
+    writer.write(
+        f"GET {PATH} HTTP/1.1\r\nHost: bridge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    writer.write(frame(CONNECTED.encode()))
+    await one.until(lambda: any(stream.said for stream in one.door.streams))
+    (stream,) = one.door.streams
+    if ending == "refused":
+        writer.write(frame(media(0).encode()))
+        await one.until(lambda: not stream.socket.open)
+    else:
+        writer.transport.abort()
+        await one.until(lambda: stream.socket.finished)
+    assert stream.said is None
+    writer.transport.abort()
+
+
 async def test_two_calls_at_once_hear_only_themselves(opened: Open) -> None:
     one = await opened()
     tokens = {"CA1": one.token("CA1", agent="alpha"), "CA2": one.token("CA2", agent="beta")}

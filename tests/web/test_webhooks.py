@@ -1,11 +1,21 @@
 """Webhooks over a real socket: who may ask, what is answered, and that asking twice changes nothing."""
 
 import random
+import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
+from bridge.live.places import Places
+from bridge.live.switchboard import Switchboard
+from bridge.metrics import Metrics
+from bridge.settings import Directory
 from bridge.telephony.signature import sign
+from bridge.web.webhooks import TwilioDoor
+from tests.live import services
+from tests.live.calls import Nobody, settle
+from tests.live.houses import house
 from tests.web.conftest import CALL, PUBLIC, TOKEN, Service, Start
 
 
@@ -36,6 +46,32 @@ async def test_the_same_call_announced_again_gets_the_same_answer_and_is_one_cal
     assert len(service.switchboard.expected) == 1
     _, other = await service.post("/twilio/voice", {**CALL, "CallSid": "CA2"})
     assert "token-2" in other
+
+
+async def test_what_a_call_is_answered_follows_what_is_now_so(tmp_path: Path) -> None:
+    settings = house(
+        tmp_path / "config", twilio={"auth_token": TOKEN, "busy_redirect": "https://pbx.example.test/queue"}
+    )
+    board = Switchboard(Directory(settings), Nobody(), places=Places(1), dial=services.Service(talks=True).dial)
+    door = TwilioDoor(settings, board, validator=None, base_url=PUBLIC, metrics=Metrics())
+
+    def token() -> str:
+        found = re.search('name="token" value="([^"]+)"', door.announced(CALL))
+        assert found is not None
+        return found[1]
+
+    other = {**CALL, "CallSid": "CA2"}
+    door.announced(other)
+    assert verbs(door.announced(CALL)) == ["Redirect"], "the house is full"
+    board.ended_by_status("CA2", "completed")
+    await settle()
+    assert verbs(door.announced(other)) == ["Hangup"], "an answer that is late is no second call"
+    first = token()
+    assert token() == first, "who waited in a queue is taken, and once"
+    assert board.claim(first, "CA1") is not None
+    again = token()
+    assert board.claim(first, "CA1") is None and board.claim(again, "CA1") is not None
+    await board.drain(0)
 
 
 @pytest.mark.parametrize("path", ["/twilio/voice", "/twilio/status", "/twilio/stream-status", "/twilio/resume"])

@@ -24,6 +24,7 @@ from bridge.sim import voices
 from bridge.sim.carrier import Carrier
 from bridge.sim.leg import Leg
 from bridge.telephony.signature import SIGNATURE, sign
+from bridge.web import workers
 from bridge.web.workers import Workers
 
 TOKEN = "12345"
@@ -147,6 +148,34 @@ async def test_twenty_calls_over_two_workers_each_with_one_model_session_from_it
 
 async def _is(figure: Awaitable[float], wanted: float) -> bool:
     return await figure == wanted
+
+
+async def test_a_worker_that_hangs_while_it_takes_a_dead_ones_place_is_replaced_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "_LONGEST_WAIT_S", 0.01)
+    lives = [(PATIENCE_S, "echo ready"), (0.01, "exec sleep 1000"), (PATIENCE_S, "echo ready; exec sleep 1000")]
+    hired: list[asyncio.subprocess.Process] = []
+
+    class Agency(Workers):
+        async def _hire(self, worker: int) -> asyncio.subprocess.Process:
+            start_s, life = lives[len(hired)]
+            monkeypatch.setattr(workers, "_START_S", start_s)
+            process = await asyncio.create_subprocess_exec("sh", "-c", life, stdout=asyncio.subprocess.PIPE)
+            hired.append(process)
+            self._processes[worker] = process
+            return process
+
+    agency = Agency(load({"BRIDGE_WORKERS": "1"}))
+    agency._page = memoryview(bytearray(8)).cast("q")
+    keeper = asyncio.create_task(agency._keep(0, asyncio.get_running_loop().create_future()))
+    try:
+        await until(lambda: _true(len(hired) == 3))
+        assert [process.returncode for process in hired] == [0, -signal.SIGKILL, None]
+    finally:
+        agency._stopping.set()
+        hired[-1].kill()
+        await keeper
 
 
 async def test_a_killed_worker_is_replaced_and_nobody_elses_call_notices() -> None:
