@@ -117,7 +117,17 @@ async def test_a_beta_client_meets_a_service_that_has_dropped_the_shape() -> Non
 
 
 @on_virtual_time
-@pytest.mark.parametrize("profile", ["openai-beta", "yuhuan", "azure-preview", "xai", "speaches", "localai"])
+async def test_a_service_that_refuses_the_sessions_configuration_is_not_spoken_to() -> None:
+    """The model on this machine knows no xAI shape, and says so."""
+    async with Scene({}, profile="xai") as scene:
+        story = await Story.begin(scene)
+        assert await scene.reason(story.leg) is EndReason.MODEL_REFUSED
+        assert story.begins("apology") <= 3500
+        await story.holds()
+
+
+@on_virtual_time
+@pytest.mark.parametrize("profile", ["openai-beta", "yuhuan", "azure-preview", "speaches", "localai"])
 async def test_other_shapes_come_through_a_drop(profile: str) -> None:
     async with Scene({"connections": [DROPS_IN_SPEECH]}, profile=profile) as scene:
         story = await Story.greeted(scene)
