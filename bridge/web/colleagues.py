@@ -153,7 +153,7 @@ class Colleagues:
     async def start(self, office: Office) -> None:
         """From now on colleagues are answered. A socket a dead predecessor left is replaced."""
         self._office = office
-        path = self._folder / f"{self.worker}.socket"
+        path = self._path
         path.unlink(missing_ok=True)
         self._door = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
         self._door.setblocking(False)
@@ -169,6 +169,16 @@ class Colleagues:
         if self._door is not None:
             self._door.close()
             self._door = None
+            self._path.unlink(missing_ok=True)
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / f"{self.worker}.socket"
+
+    @property
+    def all_gone(self) -> bool:
+        """No worker listens any more, this one included."""
+        return not any(self._folder.glob("*.socket"))
 
     async def _accept(self, door: sockets.socket) -> None:
         loop = asyncio.get_running_loop()

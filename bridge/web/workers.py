@@ -280,8 +280,8 @@ async def work(given: Assignment) -> None:
     os.write(sys.stdout.fileno(), _READY)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads it any more
     await service.run()
-    if orphaned.is_set():
-        shutil.rmtree(given.folder, ignore_errors=True)  # nobody else is left to do it
+    if orphaned.is_set() and colleagues.all_gone:  # the others write what they count into it
+        shutil.rmtree(given.folder, ignore_errors=True)
 
 
 def _orphaned(orphaned: asyncio.Event) -> None:

@@ -330,6 +330,31 @@ async def test_workers_end_when_their_parent_is_gone(tmp_path: Path, monkeypatch
         assert not os.listdir(tmp_path)  # nothing of theirs is left lying about
 
 
+async def test_a_call_outlives_the_parent_and_the_workers_that_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    async with LocalModel({"front-desk": BRAIN}, recogniser=Person(), detection="energy") as model:
+        service = await _serving(f"ws://127.0.0.1:{model.port}/v1/realtime", drain_s=20)
+        url = await _url(service)
+        workers = _children(service.pid)
+        async with Carrier(url, public_url=PUBLIC, auth_token=TOKEN, seed=1) as carrier:
+            leg = await carrier.place_call(to="+15550101", from_="+15550199")
+            await leg.wait_until_agent_speaks()
+            service.kill()
+            await service.wait()
+            await until(lambda: _true(sum(_lives(pid) for pid in workers) == 1))
+            assert os.listdir(tmp_path), "the other counts what happens in it"
+            await leg.wait_until_quiet()
+            leg.say(voices.clip("opening-hours"))
+            await leg.wait_until_agent_speaks()
+            assert not leg.over.done()
+            leg.hang_up()
+            await leg.ended()
+        await until(lambda: _true(not any(_lives(pid) for pid in workers)))
+        assert not os.listdir(tmp_path)
+
+
 async def _serving(model_url: str, *, drain_s: int) -> asyncio.subprocess.Process:
     env = {
         **os.environ,
