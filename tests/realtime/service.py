@@ -43,6 +43,12 @@ class Service:
         for event in events:
             await self._socket.send(event if isinstance(event, str | bytes) else json.dumps(event))
 
+    async def answered_ping(self) -> None:
+        """The client has read all that was said, and answered our ping."""
+        assert self._socket is not None
+        async with asyncio.timeout(5):
+            await (await self._socket.ping())
+
     async def hang_up(self, code: int = 1000, reason: str = "") -> None:
         assert self._socket is not None
         await self._socket.close(code, reason)
