@@ -37,7 +37,7 @@ from bridge.realtime.wire import MAX_MESSAGE, clean, read_object
 
 log = structlog.get_logger()
 
-MAX_FRAME_BYTES = 8 << 20
+MAX_FRAME_BYTES = 32 << 20  # three minutes of audio retrieved with its item are 12 MB
 PING_S = 5.0
 CLOSE_S = 2.0
 _MAX_WAITING = 256  # messages nobody has asked for yet; the frames after them wait as they came
