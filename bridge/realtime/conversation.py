@@ -57,7 +57,7 @@ class Item:
     def audio_index(self) -> int | None:
         """Where its audio stands in `content`; 0 for a service that announces no parts; None if it has none."""
         for index, part in enumerate(self.content):
-            if part.get("type") in AUDIO_PARTS:
+            if _is(part, AUDIO_PARTS):
                 return index
         return 0 if self.formatted.audio_ms and not self.content else None
 
@@ -204,7 +204,7 @@ class Conversation:
         parts = rows(wire.get("content"))
         if len(parts) >= len(item.content):
             item.content = [dict(part) for part in parts]
-            text = "".join(clean(part.get("text")) for part in parts if part.get("type") in TEXT_PARTS)
+            text = "".join(clean(part.get("text")) for part in parts if _is(part, TEXT_PARTS))
             item.formatted.text = text or item.formatted.text
             spoken = "".join(clean(part.get("transcript")) for part in parts)
             item.formatted.transcript = spoken or item.formatted.transcript
@@ -231,7 +231,7 @@ class Conversation:
         item.formatted.audio_ms = min(item.formatted.audio_ms, float(audio_end_ms))
         item.formatted.transcript = ""
         for part in item.content:
-            if part.get("type") in AUDIO_PARTS:
+            if _is(part, AUDIO_PARTS):
                 part["transcript"] = ""
 
     def _item_deleted(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
@@ -397,6 +397,10 @@ class Conversation:
     def _make_up(self) -> str:
         self._made_up += 1
         return f"{MADE_UP}item.{self._made_up}"
+
+
+def _is(part: dict[str, Any], kinds: frozenset[str]) -> bool:
+    return clean(part.get("type"), 100) in kinds
 
 
 def _grow(item: Item, event: dict[str, Any], field_name: str, words: str) -> None:

@@ -155,6 +155,20 @@ def test_truncating_cuts_the_audio_and_takes_the_words_everywhere() -> None:
     assert it.content[0]["transcript"] == ""
 
 
+@pytest.mark.parametrize("odd", [{}, [], ["audio"], 3, None])
+def test_a_part_whose_type_is_no_text_is_neither_audio_nor_text(odd: Any) -> None:
+    conversation = Conversation()
+    part = {"type": odd, "text": "Hi", "transcript": "Hello"}
+    play(
+        conversation,
+        added(item(content=[part])),
+        {"type": "response.content_part.added", "item_id": "i", "content_index": 1, "part": {"type": odd}},
+        {"type": "conversation.item.truncated", "item_id": "i", "audio_end_ms": 30},
+    )
+    assert only(conversation).audio_index() is None
+    assert only(conversation).formatted.text == ""
+
+
 def test_unknown_items_are_neither_cut_nor_deleted() -> None:
     conversation = Conversation()
     assert play(conversation, {"type": "conversation.item.truncated", "item_id": "x", "audio_end_ms": 1}) == []
