@@ -285,6 +285,7 @@ class Conversation:
         response_id = wire_id(response.get("id"))
         status = "completed" if response.get("status", "completed") == "completed" else "incomplete"
         self._current.pop(response_id, None)
+        self._current.pop("", None)  # whatever was being said without a name
         changes: list[Change] = []
         for item in self._items.values():
             if item.status == "in_progress" and item.response_id in (response_id, NAMELESS, ""):

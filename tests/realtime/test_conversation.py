@@ -230,6 +230,24 @@ def test_a_service_that_announces_nothing_fills_the_cache_too() -> None:
     assert it.audio_index() == 0
 
 
+def test_answers_whose_only_name_is_that_of_their_end_are_items_each() -> None:
+    conversation = Conversation()
+    completed = []
+    for number in range(3):
+        completed += [
+            change.item.id
+            for change in play(
+                conversation,
+                {"type": "response.text.delta", "delta": f"{number}"},
+                {"type": "response.audio.delta", "delta": "AAAA"},
+                {"type": "response.done", "response": {"id": f"r{number}", "status": "completed"}},
+            )
+            if change.completed
+        ]
+    assert [it.formatted.text for it in conversation.get_items()] == ["0", "1", "2"]
+    assert completed == [it.id for it in conversation.get_items()]
+
+
 def test_the_audio_kept_of_all_items_is_bounded_and_its_length_is_not_forgotten() -> None:
     conversation = Conversation(keep_audio_ms=100)
     for name in ("a", "b", "c"):
