@@ -360,8 +360,10 @@ class Conversation:
         return item, new, item.formatted.tool
 
     def _spoken_of(self, event: dict[str, Any]) -> tuple[Item, bool]:
-        """The agent's item a delta belongs to; made if it was never announced."""
-        response_id = wire_id(event.get("response_id"))
+        """The agent's item a delta belongs to; made if it was never announced. Without ids, as in a binary frame, it
+        belongs to what is being said.
+        """
+        response_id = wire_id(event.get("response_id")) or next(reversed(self._current), "")
         item_id = wire_id(event.get("item_id")) or self._current.get(response_id, "") or self._make_up()
         self._remember(self._current, response_id, item_id)
         item = self._items.get(item_id)

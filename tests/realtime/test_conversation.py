@@ -230,6 +230,30 @@ def test_a_service_that_announces_nothing_fills_the_cache_too() -> None:
     assert it.audio_index() == 0
 
 
+def test_sound_without_ids_belongs_to_the_item_being_said() -> None:
+    conversation = Conversation()
+    bare = {"type": "response.output_audio.delta", "delta": base64.b64encode(bytes(480)).decode()}
+    for name in ("i", "j"):
+        play(
+            conversation,
+            {"type": "response.created", "response": {"id": f"r{name}"}},
+            {"type": "response.output_item.added", "response_id": f"r{name}", "item": item(id=name)},
+            bare,
+            {
+                "type": "response.output_audio_transcript.delta",
+                "response_id": f"r{name}",
+                "item_id": name,
+                "delta": "A",
+            },
+            bare,
+            {"type": "response.done", "response": {"id": f"r{name}", "status": "completed"}},
+        )
+    assert [(it.id, it.formatted.transcript, it.formatted.audio_ms) for it in conversation.get_items()] == [
+        ("i", "A", 20.0),
+        ("j", "A", 20.0),
+    ]
+
+
 def test_answers_whose_only_name_is_that_of_their_end_are_items_each() -> None:
     conversation = Conversation()
     completed = []
