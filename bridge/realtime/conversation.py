@@ -178,8 +178,8 @@ class Conversation:
             item.formatted.transcript = self._transcripts.pop(item_id, "") or item.formatted.transcript
         elif item.type == "function_call_output":
             item.status = "completed"
-        elif item.type == "message" and item.role != "system":
-            item.status = "in_progress"
+        elif item.type == "message" and not item.response_id and wire.get("status") == "completed":
+            item.status = "completed"  # a seed; what a response makes is complete when it is done
         return (Change(item, appended=True, completed=item.status == "completed"),)
 
     def _item_done(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
@@ -189,6 +189,9 @@ class Conversation:
         if item is None:
             if not item_id:
                 return ()
+            response_id = wire_id(event.get("response_id"))
+            if response_id:
+                self._remember(self._maker, item_id, response_id)
             (first,) = self._item_added(event, heard)
             if first.completed:
                 return (first,)

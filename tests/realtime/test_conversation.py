@@ -68,6 +68,32 @@ def test_an_agents_message_grows_and_completes_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_a_message_announced_as_completed_is_completed_once_and_no_answers_end_changes_it(role: str) -> None:
+    conversation = Conversation()
+    seed = item(role=role, status="completed")
+    changes = play(
+        conversation,
+        added(seed, "conversation.item.created"),
+        {"type": "response.done", "response": {"id": "r", "status": "cancelled"}},
+        {"type": "conversation.item.done", "item": seed},
+    )
+    assert [(change.appended, change.completed) for change in changes] == [(True, True), (False, False)]
+    assert only(conversation).status == "completed"
+
+
+def test_an_answers_message_is_completed_when_it_is_done_whatever_it_was_announced_as() -> None:
+    conversation = Conversation()
+    wire = item(status="completed")
+    changes = play(
+        conversation,
+        {"type": "response.output_item.added", "response_id": "r", "item": wire},
+        added(wire, "conversation.item.created"),
+        {"type": "response.output_item.done", "response_id": "r", "item": wire},
+    )
+    assert [(change.appended, change.completed) for change in changes] == [(True, False), (False, True)]
+
+
 @pytest.mark.parametrize("name", ["conversation.item.added", "conversation.item.created"])
 def test_an_item_announced_twice_is_the_same_item(name: str) -> None:
     conversation = Conversation()
@@ -233,6 +259,7 @@ def test_a_service_that_announces_nothing_fills_the_cache_too() -> None:
 def test_sound_without_ids_belongs_to_the_item_being_said() -> None:
     conversation = Conversation()
     bare = {"type": "response.output_audio.delta", "delta": base64.b64encode(bytes(480)).decode()}
+    words = {"type": "response.output_audio_transcript.delta", "delta": "A"}
     for name in ("i", "j"):
         play(
             conversation,
