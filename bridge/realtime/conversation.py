@@ -133,6 +133,7 @@ class Conversation:
         self._queued_input = b""  # audio committed by hand, for the next caller item
         self._current: dict[str, str] = {}  # response id -> its message item now being spoken
         self._maker: dict[str, str] = {}  # item id -> the response that makes it, until it is announced
+        self._deleted: dict[str, None] = {}  # item ids: what is still said of them is late
         self._made_up = 0
         self._kept_bytes = 0
 
@@ -150,7 +151,7 @@ class Conversation:
         it.
         """
         kind = event.get("type")
-        if not isinstance(kind, str):
+        if not isinstance(kind, str) or wire_id(event.get("item_id")) in self._deleted:
             return ()
         reader = _READERS.get(GA_NAMES.get(kind, kind))
         return reader(self, event, heard) if reader is not None else ()
@@ -166,6 +167,7 @@ class Conversation:
         if known is not None:
             self._fill(known, wire)
             return (Change(known),)
+        self._deleted.pop(item_id, None)  # its id is used again
         item = self._new(item_id, type=clean(wire.get("type"), 100) or "message", role=clean(wire.get("role"), 100))
         item.response_id = self._maker.pop(item_id, "")
         self._fill(item, wire)
@@ -187,7 +189,7 @@ class Conversation:
         item_id = wire_id(wire.get("id"))
         item = self._items.get(item_id)
         if item is None:
-            if not item_id:
+            if not item_id or item_id in self._deleted:
                 return ()
             response_id = wire_id(event.get("response_id"))
             if response_id:
@@ -241,6 +243,7 @@ class Conversation:
         item = self._items.pop(wire_id(event.get("item_id")), None)
         if item is None:
             return ()
+        self._remember(self._deleted, item.id, None)
         self._kept_bytes -= len(item.formatted.audio)
         return (Change(item),)
 
@@ -310,6 +313,8 @@ class Conversation:
 
     def _content_part_added(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item, new = self._spoken_of(event)
+        if item is None:
+            return ()
         index = whole(event.get("content_index"), limit=1000)
         part = dict(table(event.get("part")))
         if index == len(item.content):
@@ -322,11 +327,15 @@ class Conversation:
         except (binascii.Error, ValueError, TypeError):
             return ()
         item, new = self._spoken_of(event)
+        if item is None:
+            return ()
         self._add_audio(item, audio)
         return (Change(item, Delta(audio=audio), appended=new),)
 
     def _transcript_delta(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item, new = self._spoken_of(event)
+        if item is None:
+            return ()
         words = clean(event.get("delta"))
         item.formatted.transcript += words
         _grow(item, event, "transcript", words)
@@ -334,6 +343,8 @@ class Conversation:
 
     def _text_delta(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item, new = self._spoken_of(event)
+        if item is None:
+            return ()
         words = clean(event.get("delta"))
         item.formatted.text += words
         _grow(item, event, "text", words)
@@ -362,15 +373,15 @@ class Conversation:
             item.formatted.tool = ToolCall(wire_id(event.get("call_id")) or item.id)
         return item, new, item.formatted.tool
 
-    def _spoken_of(self, event: dict[str, Any]) -> tuple[Item, bool]:
-        """The agent's item a delta belongs to; made if it was never announced. Without ids, as in a binary frame, it
-        belongs to what is being said.
+    def _spoken_of(self, event: dict[str, Any]) -> tuple[Item | None, bool]:
+        """The agent's item a delta belongs to, and whether it is new: made if it was never announced, None if it was
+        deleted. Without ids, as in a binary frame, the delta belongs to what is being said.
         """
         response_id = wire_id(event.get("response_id")) or next(reversed(self._current), "")
         item_id = wire_id(event.get("item_id")) or self._current.get(response_id, "") or self._make_up()
         self._remember(self._current, response_id, item_id)
         item = self._items.get(item_id)
-        if item is not None:
+        if item is not None or item_id in self._deleted:
             return item, False
         item = self._new(item_id, role="assistant")
         item.response_id = response_id

@@ -208,6 +208,30 @@ def test_a_deleted_item_is_gone() -> None:
     assert conversation.get_item("i") is None
 
 
+def test_what_is_still_said_of_a_deleted_item_does_not_bring_it_back() -> None:
+    conversation = Conversation()
+    bare = {"type": "response.output_audio.delta", "delta": "AAAA"}
+    words = {"type": "response.output_audio_transcript.delta", "item_id": "i", "delta": "Hello"}
+    call = {"type": "response.function_call_arguments.done", "item_id": "f", "name": "f", "arguments": "{}"}
+    play(
+        conversation,
+        {"type": "response.created", "response": {"id": "r"}},
+        {"type": "response.output_item.added", "response_id": "r", "item": item()},
+        added(item()),
+        added(item("function_call", id="f")),
+        bare,
+        {"type": "conversation.item.deleted", "item_id": "i"},
+        {"type": "conversation.item.deleted", "item_id": "f"},
+    )
+    late = [bare, words, call, {"type": "response.content_part.added", "item_id": "i", "part": {"type": "audio"}}]
+    done = {"type": "response.output_item.done", "response_id": "r", "item": item(status="completed")}
+    assert play(conversation, *late, done, {"type": "response.done", "response": {"id": "r"}}) == []
+    assert conversation.get_items() == []
+    (again,) = play(conversation, added(item()))
+    assert again.appended, "the id may be given to another item"
+    assert play(conversation, words)[0].item is only(conversation)
+
+
 def test_a_tool_call_gathers_its_arguments_and_completes_with_its_item() -> None:
     conversation = Conversation()
     wire = {"id": "i", "type": "function_call", "call_id": "c", "name": "f", "arguments": "", "status": "in_progress"}
@@ -266,12 +290,7 @@ def test_sound_without_ids_belongs_to_the_item_being_said() -> None:
             {"type": "response.created", "response": {"id": f"r{name}"}},
             {"type": "response.output_item.added", "response_id": f"r{name}", "item": item(id=name)},
             bare,
-            {
-                "type": "response.output_audio_transcript.delta",
-                "response_id": f"r{name}",
-                "item_id": name,
-                "delta": "A",
-            },
+            {**words, "response_id": f"r{name}", "item_id": name},
             bare,
             {"type": "response.done", "response": {"id": f"r{name}", "status": "completed"}},
         )
