@@ -53,6 +53,7 @@ class Item:
     content: list[dict[str, Any]] = field(default_factory=list)  # parts as the service sends them
     response_id: str = ""  # of the response that made it, as far as the service says
     formatted: Formatted = field(default_factory=Formatted)
+    cut: bool = False  # here alone: its service does not know, and may go on with it
 
     def audio_index(self) -> int | None:
         """Where its audio stands in `content`; 0 for a service that announces no parts; None if it has none."""
@@ -211,7 +212,9 @@ class Conversation:
             item.content = [dict(part) for part in parts]
             text = "".join(clean(part.get("text")) for part in parts if _is(part, TEXT_PARTS))
             item.formatted.text = text or item.formatted.text
-            spoken = "".join(clean(part.get("transcript")) for part in parts)
+            if item.cut:
+                _take_words(item)
+            spoken = "".join(clean(part.get("transcript")) for part in item.content)
             item.formatted.transcript = spoken or item.formatted.transcript
         if item.type == "function_call":
             tool = item.formatted.tool or ToolCall(wire_id(wire.get("call_id")) or item.id)
@@ -228,16 +231,18 @@ class Conversation:
         self.truncate(item, whole(event.get("audio_end_ms")))
         return (Change(item),)
 
+    def cut(self, item: Item, audio_end_ms: int) -> None:
+        """Truncate where the service does not: what it still says of the item changes nothing."""
+        self.truncate(item, audio_end_ms)
+        item.cut = True
+
     def truncate(self, item: Item, audio_end_ms: int) -> None:
         """Cut an item to what was heard. Its words go: nobody knows how many of them that was."""
         kept = int(audio_end_ms * self.bytes_per_ms) // 2 * 2
         self._kept_bytes -= max(0, len(item.formatted.audio) - kept)
         del item.formatted.audio[kept:]
         item.formatted.audio_ms = min(item.formatted.audio_ms, float(audio_end_ms))
-        item.formatted.transcript = ""
-        for part in item.content:
-            if _is(part, AUDIO_PARTS):
-                part["transcript"] = ""
+        _take_words(item)
 
     def _item_deleted(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item = self._items.pop(wire_id(event.get("item_id")), None)
@@ -375,13 +380,15 @@ class Conversation:
 
     def _spoken_of(self, event: dict[str, Any]) -> tuple[Item | None, bool]:
         """The agent's item a delta belongs to, and whether it is new: made if it was never announced, None if it was
-        deleted. Without ids, as in a binary frame, the delta belongs to what is being said.
+        deleted or cut. Without ids, as in a binary frame, the delta belongs to what is being said.
         """
         response_id = wire_id(event.get("response_id")) or next(reversed(self._current), "")
         item_id = wire_id(event.get("item_id")) or self._current.get(response_id, "") or self._make_up()
         self._remember(self._current, response_id, item_id)
         item = self._items.get(item_id)
-        if item is not None or item_id in self._deleted:
+        if item_id in self._deleted or (item is not None and item.cut):
+            return None, False
+        if item is not None:
             return item, False
         item = self._new(item_id, role="assistant")
         item.response_id = response_id
@@ -418,6 +425,13 @@ class Conversation:
 
 def _is(part: dict[str, Any], kinds: frozenset[str]) -> bool:
     return clean(part.get("type"), 100) in kinds
+
+
+def _take_words(item: Item) -> None:
+    item.formatted.transcript = ""
+    for part in item.content:
+        if _is(part, AUDIO_PARTS):
+            part["transcript"] = ""
 
 
 def _grow(item: Item, event: dict[str, Any], field_name: str, words: str) -> None:

@@ -862,6 +862,26 @@ async def test_where_a_service_cannot_cut_the_cache_is_cut_alone() -> None:
         assert "conversation.item.truncate" not in [event["type"] for event in service.received]
 
 
+async def test_what_was_cut_here_alone_stays_cut_whatever_the_service_goes_on_to_say() -> None:
+    async with talking(profile="speech-to-speech") as (client, service):
+        await service.say(created("r"), *spoken())
+        await settle(lambda: client.conversation.get_items() and client.conversation.get_items()[0].formatted.audio)
+        item = await client.cancel_response("a", sample_count=2400)
+        assert item is not None
+        deltas: list[Any] = []
+        client.on("conversation.updated", lambda change: deltas.append(change["delta"]))
+        more = spoken()[-1]
+        words = {**more, "type": "response.output_audio_transcript.delta", "delta": " there"}
+        part = {"type": "output_audio", "transcript": "Hello there"}
+        wire = {"id": "a", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+        over = {"type": "response.output_item.done", "response_id": "r", "item": wire}
+        await service.say(more, words, over, done("r"))
+        await settle(lambda: item.status == "completed")
+        assert (item.formatted.audio_ms, len(item.formatted.audio), item.formatted.transcript) == (100, 4800, "")
+        assert item.content == [{"type": "output_audio", "transcript": ""}]
+        assert deltas == [None]
+
+
 async def test_an_answer_asked_for_while_one_is_made_comes_after_it() -> None:
     async with talking() as (client, service):
         await service.say(created("r"))
