@@ -295,7 +295,7 @@ class RealtimeClient(Emitter):
             return item  # all of it was heard
         # More than was received is an error to the service, and then nothing is cut.
         heard_ms = min(heard_ms, int(item.formatted.audio_ms))
-        if profile.can_truncate:
+        if profile.can_truncate and not item_id.startswith(MADE_UP):
             cut = {"item_id": item_id, "content_index": index, "audio_end_ms": heard_ms}
             await self.realtime.send("conversation.item.truncate", cut)
         else:

@@ -862,6 +862,17 @@ async def test_where_a_service_cannot_cut_the_cache_is_cut_alone() -> None:
         assert "conversation.item.truncate" not in [event["type"] for event in service.received]
 
 
+async def test_an_item_its_service_gave_no_id_is_cut_here_alone() -> None:
+    async with talking() as (client, service):
+        await service.say({"type": "response.output_audio.delta", "delta": base64.b64encode(bytes(48_000)).decode()})
+        await settle(lambda: client.conversation.get_items())
+        (item,) = client.conversation.get_items()
+        assert await client.cancel_response(item.id, sample_count=2400) is item
+        assert item.formatted.audio_ms == 100
+        await quiet(client, service)
+        assert "conversation.item.truncate" not in [event["type"] for event in service.received]
+
+
 async def test_what_was_cut_here_alone_stays_cut_whatever_the_service_goes_on_to_say() -> None:
     async with talking(profile="speech-to-speech") as (client, service):
         await service.say(created("r"), *spoken())
