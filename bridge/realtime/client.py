@@ -136,9 +136,11 @@ class RealtimeClient(Emitter):
             for task in list(self._tasks):
                 if task is not asyncio.current_task():
                     task.cancel()
-            await self.realtime.disconnect()
-            self._ended(RealtimeError("the client disconnected", code="connection_closed"))
-            self.conversation.clear()
+            try:
+                await self.realtime.disconnect()
+            finally:
+                self._ended(RealtimeError("the client disconnected", code="connection_closed"))
+                self.conversation.clear()
 
     async def reset(self) -> None:
         """Disconnect, and forget configuration, tools and listeners."""

@@ -30,6 +30,7 @@ class Service:
         self.sessions = 0  # open now
         self.connected = asyncio.Event()
         self._socket: ServerConnection | None = None
+        self._paused: ServerConnection | None = None
         self._news = asyncio.Condition()
 
     @property
@@ -52,6 +53,16 @@ class Service:
     async def hang_up(self, code: int = 1000, reason: str = "") -> None:
         assert self._socket is not None
         await self._socket.close(code, reason)
+
+    def stop_reading(self) -> None:
+        """What the client sends from now on is seen by `go_on_reading`."""
+        assert self._socket is not None
+        self._socket.transport.pause_reading()
+        self._paused = self._socket
+
+    def go_on_reading(self) -> None:
+        assert self._paused is not None
+        self._paused.transport.resume_reading()
 
     def break_off(self) -> None:
         """The connection breaks without a word."""

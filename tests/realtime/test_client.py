@@ -945,6 +945,54 @@ async def test_a_lost_connection_is_an_error_and_ends_every_wait() -> None:
         assert not client.is_connected
 
 
+@pytest.mark.parametrize("who", ["the service", "the client"])
+async def test_the_end_of_a_session_ends_the_waits_of_the_layer_below(who: str) -> None:
+    async with talking() as (client, service):
+        waiting = asyncio.create_task(client.realtime.wait_for_next("server.response.done"))
+        told = asyncio.create_task(client.realtime.wait_for_next("close"))
+        await asyncio.sleep(0)
+        await (service.hang_up() if who == "the service" else client.realtime.disconnect())
+        assert await asyncio.wait_for(waiting, 5) is None
+        assert await asyncio.wait_for(told, 5) == {"error": False, "code": 1000}
+
+
+async def test_a_disconnect_that_is_cancelled_leaves_nothing_open_and_ends_no_later_session() -> None:
+    async with talking() as (client, service):
+        closes: list[Any] = []
+        client.realtime.on("close", closes.append)
+        service.stop_reading()
+        leaving = asyncio.create_task(client.disconnect())
+        await settle(lambda: client.realtime._leaving)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert closes == [{"error": False, "code": 1000}]
+        assert not client.is_connected
+        (closing,) = client.realtime._closing
+        late: list[Any] = []
+        client.realtime.on("server.late", late.append)
+        await service.say({"type": "late"})
+        service.go_on_reading()
+        service.connected.clear()
+        await client.connect()
+        await asyncio.wait_for(closing, 5)
+        await service.say(CREATED)
+        assert await client.wait_for_session_created()
+        assert len(closes) == 1
+        assert late == []
+        await settle(lambda: service.sessions == 1)
+
+
+async def test_a_session_that_was_lost_is_kept_alive_no_longer() -> None:
+    async with talking(profile="meshapi") as (client, service):
+        keeper = client.realtime._keeper
+        assert keeper is not None
+        await service.hang_up(1011)
+        await settle(lambda: not client.is_connected)
+        await asyncio.wait([keeper], timeout=5)
+        assert keeper.cancelled()
+
+
 async def test_a_listener_that_raises_does_not_stop_the_conversation() -> None:
     async with talking() as (client, service):
 
