@@ -407,7 +407,8 @@ class RealtimeClient(Emitter):
         self.end_waits()
         if self._created is not None and not self._created.done():
             self._created.set_exception(why)
-            self._created.exception()  # waiting for it is optional
+        if self._created is not None and self._created.exception() is None:  # waiting for it is optional
+            self._created = None  # the greeting was that session's
 
     # ------------------------------------------------------------ answers after tools
 

@@ -946,6 +946,16 @@ async def test_a_lost_connection_is_an_error_and_ends_every_wait() -> None:
 
 
 @pytest.mark.parametrize("who", ["the service", "the client"])
+async def test_the_greeting_of_a_session_that_is_over_counts_no_more(who: str) -> None:
+    async with talking() as (client, service):
+        await (service.hang_up(1011) if who == "the service" else client.disconnect())
+        await settle(lambda: not client.is_connected)
+        with pytest.raises(RealtimeError) as caught:
+            await client.wait_for_session_created()
+        assert caught.value.code == "not_connected"
+
+
+@pytest.mark.parametrize("who", ["the service", "the client"])
 async def test_the_end_of_a_session_ends_the_waits_of_the_layer_below(who: str) -> None:
     async with talking() as (client, service):
         waiting = asyncio.create_task(client.realtime.wait_for_next("server.response.done"))
