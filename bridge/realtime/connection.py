@@ -31,6 +31,7 @@ from websockets.typing import Subprotocol
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
 from bridge.realtime.dialect import GA_NAMES, code_of_status
+from bridge.realtime.emitter import being_cancelled
 from bridge.realtime.envelope import read_error
 from bridge.realtime.profiles import Profile, Target
 from bridge.realtime.wire import MAX_MESSAGE, clean, read_object
@@ -352,7 +353,9 @@ class RealtimeConnection:
                 answer = handler(*what)
                 if inspect.isawaitable(answer):
                     await answer
-            except Exception:
+            except (Exception, asyncio.CancelledError) as failure:
+                if isinstance(failure, asyncio.CancelledError) and being_cancelled():
+                    raise
                 log.exception("realtime.handler_failed", on=name, profile=self.target.profile.name)
 
 

@@ -241,19 +241,27 @@ async def test_what_came_before_the_first_handler_is_not_lost() -> None:
         await connection.close()
 
 
-async def test_a_handler_that_raises_does_not_end_the_session() -> None:
+@pytest.mark.parametrize("failure", [ValueError("mine"), asyncio.CancelledError()])
+async def test_a_handler_that_raises_does_not_end_the_session(failure: BaseException) -> None:
     async with running() as service:
         connection = await join(service)
         heard: list[Any] = []
 
-        def broken(message: Any) -> None:
-            raise ValueError("mine")
+        async def broken(message: Any) -> None:
+            raise failure
+
+        def broken_close(code: int, reason: str) -> None:
+            raise failure
 
         connection.on("message", broken).on("message", heard.append)
         await service.say({"type": "a"}, {"type": "b"})
-        while len(heard) < 2:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            while len(heard) < 2:
+                await asyncio.sleep(0)
+        closes: list[Any] = []
+        connection.on("close", broken_close).on("close", lambda *how: closes.append(how))
         await connection.close()
+        assert closes == [(1000, "")]
         with pytest.raises(UsageError):
             connection.on("mesage", broken)  # type: ignore[arg-type]
 
