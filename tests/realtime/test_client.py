@@ -450,6 +450,21 @@ async def test_what_a_tool_cannot_do_is_told_to_the_model(arguments: str) -> Non
         await service.heard_type("response.create")
 
 
+async def test_a_tool_that_gives_up_what_it_awaited_is_answered_like_any_that_fails() -> None:
+    async with talking() as (client, service):
+
+        async def weather(arguments: Any) -> None:
+            asked = asyncio.create_task(asyncio.sleep(60))
+            asked.cancel()
+            await asked
+
+        await client.add_tool(WEATHER, weather)
+        await service.say(created("r"), *call("r", 1), done("r"))
+        (answer,) = await service.heard_type("conversation.item.create")
+        assert json.loads(answer["item"]["output"]) == {"error": "CancelledError"}
+        await service.heard_type("response.create")
+
+
 async def test_several_calls_of_one_response_get_one_answer_when_the_last_is_in() -> None:
     async with talking() as (client, service):
         gates = {number: asyncio.Event() for number in range(3)}
