@@ -28,6 +28,7 @@ from bridge.realtime.conversation import NAMELESS, Change, Conversation, InputAu
 from bridge.realtime.dialect import GA_NAMES, MADE_UP
 from bridge.realtime.emitter import Emitter
 from bridge.realtime.envelope import read_error
+from bridge.realtime.memory import Recent
 from bridge.realtime.profiles import Profile
 from bridge.realtime.session import from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt
@@ -89,6 +90,7 @@ class RealtimeClient(Emitter):
         self._created: asyncio.Future[bool] | None = None
         self._heard = self._new_input()
         self._active: set[str] = set()  # responses the service is making
+        self._over = Recent()  # responses that ended
         self._asked = ""  # the event that asked for a response, until it is created or refused
         self._wish = False  # a response is wanted as soon as none is active
         self._complaint: RealtimeError | None = None  # the last error envelope of this session
@@ -368,15 +370,19 @@ class RealtimeClient(Emitter):
         response = table(event.get("response"))
         if response.get("conversation_id", "") is None and self.realtime.target.profile.names_conversations:
             return  # beside the conversation
-        self._active.add(wire_id(response.get("id")))
+        response_id = wire_id(response.get("id"))
+        if response_id not in self._over:
+            self._active.add(response_id)
         self._asked = ""
         self._wish = False  # it knows all that was said before it
 
     def _response_done(self, event: dict[str, Any]) -> None:
         response = table(event.get("response"))
         response_id = wire_id(response.get("id"))
-        self._active.discard(response_id)
-        if not response_id:
+        if response_id:
+            self._over.add(response_id)
+            self._active -= {response_id, ""}  # one without an id ends with whatever ends
+        else:
             self._active.clear()
         completed = response.get("status", "completed") == "completed"
         self._tools.response_ended(response_id, completed=completed)
@@ -401,6 +407,7 @@ class RealtimeClient(Emitter):
 
     def _ended(self, why: RealtimeError) -> None:
         self._active.clear()
+        self._over = Recent()
         self._asked = ""
         self._wish = False
         self._tools.forget()

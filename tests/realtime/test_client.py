@@ -919,6 +919,24 @@ async def test_an_answer_asked_for_while_one_is_made_comes_after_it() -> None:
         await service.heard_type("response.create")
 
 
+@pytest.mark.parametrize(
+    "events",
+    [
+        [done("r"), created("r")],
+        [{"type": "response.created", "response": {"conversation_id": "c"}}, done("r")],
+    ],
+    ids=["in the wrong order", "only the end has an id"],
+)
+async def test_a_response_that_is_over_holds_no_later_one_up(events: list[dict[str, Any]]) -> None:
+    async with talking() as (client, service):
+        seen: list[Any] = []
+        client.realtime.on("server.marker", seen.append)
+        await service.say(*events, {"type": "marker"})
+        await settle(lambda: seen)
+        await client.create_response()
+        await service.heard_type("response.create")
+
+
 async def test_an_answer_refused_because_one_is_active_is_asked_for_again() -> None:
     async with talking() as (client, service):
         await client.create_response()
