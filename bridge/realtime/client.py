@@ -91,6 +91,8 @@ class RealtimeClient(Emitter):
         self._heard = self._new_input()
         self._active: set[str] = set()  # responses the service is making
         self._over = Recent()  # responses that ended
+        self._aside: set[str] = set()  # responses being made beside the conversation
+        self._conversation_named = False  # by some response of this session: one that names none is beside it
         self._asked = ""  # the event that asked for a response, until it is created or refused
         self._wish = False  # a response is wanted as soon as none is active
         self._complaint: RealtimeError | None = None  # the last error envelope of this session
@@ -341,6 +343,8 @@ class RealtimeClient(Emitter):
     def _server_event(self, event: dict[str, Any]) -> None:
         self._log("server", event)
         kind = GA_NAMES.get(event["type"], event["type"])
+        if self._is_aside(kind, event):
+            return
         match kind:
             case "session.created":
                 if self._created is not None and not self._created.done():
@@ -356,6 +360,25 @@ class RealtimeClient(Emitter):
         if kind == "response.done":
             self._response_done(event)
 
+    def _is_aside(self, kind: str, event: dict[str, Any]) -> bool:
+        """Whether an event is of a response beside the conversation: its items are no part of it, and its calls are for
+        whoever asked for it.
+        """
+        response = table(event.get("response"))
+        response_id = wire_id(event.get("response_id")) or wire_id(response.get("id"))
+        if kind == "response.created":
+            conversation = response.get("conversation_id", "")
+            self._conversation_named = self._conversation_named or bool(conversation)
+            names = self._conversation_named or self.realtime.target.profile.names_conversations
+            if (conversation is None and names) or response.get("conversation") == "none":
+                if response_id:
+                    self._aside.add(response_id)
+                return True
+        aside = response_id in self._aside
+        if kind == "response.done":
+            self._aside.discard(response_id)
+        return aside
+
     def _changed(self, change: Change) -> None:
         self.dispatch("conversation.updated", {"item": change.item, "delta": change.delta})
         if change.appended:
@@ -367,10 +390,7 @@ class RealtimeClient(Emitter):
                 self._spawn(self._tools.run(tool, response_id))
 
     def _response_created(self, event: dict[str, Any]) -> None:
-        response = table(event.get("response"))
-        if response.get("conversation_id", "") is None and self.realtime.target.profile.names_conversations:
-            return  # beside the conversation
-        response_id = wire_id(response.get("id"))
+        response_id = wire_id(table(event.get("response")).get("id"))
         if response_id not in self._over:
             self._active.add(response_id)
         self._asked = ""
@@ -408,6 +428,8 @@ class RealtimeClient(Emitter):
     def _ended(self, why: RealtimeError) -> None:
         self._active.clear()
         self._over = Recent()
+        self._aside.clear()
+        self._conversation_named = False
         self._asked = ""
         self._wish = False
         self._tools.forget()

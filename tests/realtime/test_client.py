@@ -919,6 +919,44 @@ async def test_an_answer_asked_for_while_one_is_made_comes_after_it() -> None:
         await service.heard_type("response.create")
 
 
+ASIDE = {"id": "o", "status": "in_progress", "output": []}
+
+
+@pytest.mark.parametrize(
+    ("profile", "aside"),
+    [
+        ("openai", {**ASIDE, "conversation_id": None}),
+        ("xai", {**ASIDE, "conversation_id": None}),
+        ("yuhuan", {**ASIDE, "conversation": "none"}),
+    ],
+)
+async def test_a_response_beside_the_conversation_is_shown_and_changes_nothing(
+    profile: str, aside: dict[str, Any]
+) -> None:
+    async with talking(profile=profile) as (client, service):
+        ran: list[Any] = []
+        shown: list[str] = []
+        await client.add_tool(WEATHER, ran.append)
+        client.on("realtime.event", lambda entry: shown.append(entry["event"]["type"]))
+        begun = {"type": "response.created", "response": aside}
+        events = [begun, *spoken("o", "b"), *call("o", 1), done("o")]
+        events = [event for event in events if not event["type"].startswith("conversation.")]
+        named = [created("r"), *spoken("r", "a"), done("r")]
+        await service.say(*named, *events, created("s"), *spoken("s", "c"), {"type": "marker"})
+        await settle(lambda: "marker" in shown)
+        assert [item.id for item in client.conversation.get_items()] == ["a", "c"]
+        assert not ran
+        assert client._active == {"s"}
+        assert shown == [event["type"] for event in [*named, *events, created("s"), *spoken()]] + ["marker"]
+
+
+async def test_a_null_in_place_of_the_conversation_says_nothing_where_none_is_ever_named() -> None:
+    async with talking(profile="xai") as (client, service):
+        await service.say({"type": "response.created", "response": {**ASIDE, "conversation_id": None}}, *spoken("o"))
+        await settle(lambda: client.conversation.get_items())
+        assert client._active == {"o"}
+
+
 @pytest.mark.parametrize(
     "events",
     [

@@ -213,6 +213,17 @@ async def test_sound_in_binary_frames_belongs_to_the_answer_being_said() -> None
         await client.disconnect()
 
 
+async def test_the_first_response_beside_the_conversation_is_known_as_one(model: LocalModel) -> None:
+    client = RealtimeClient(profile="local", url=address(model), api_key="k")
+    await client.connect()
+    question = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "What city is this?"}]}
+    await client.realtime.send("response.create", {"response": {"conversation": "none", "input": [question]}})
+    done = await client.realtime.wait_for_next("server.response.done", 10)
+    assert done["response"]["output"]
+    assert client.conversation.get_items() == []
+    await client.disconnect()
+
+
 async def test_every_event_the_client_sends_is_a_typed_event_of_the_sdk(model: LocalModel) -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(RealtimeClientEvent)
     client = RealtimeClient(profile="local", url=address(model), api_key="k")
