@@ -287,6 +287,7 @@ class RealtimeClient(Emitter):
                 raise UsageError(f"item {item_id!r} is not a message of the agent")
         if not self.is_connected:
             raise RealtimeError("the client is not connected", code="not_connected")
+        self._wish = False
         profile = self.realtime.target.profile
         if profile.can_cancel and (self._active or self._asked):
             await self.realtime.send("response.cancel")

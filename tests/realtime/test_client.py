@@ -908,6 +908,18 @@ async def test_what_was_cut_here_alone_stays_cut_whatever_the_service_goes_on_to
         assert deltas == [None]
 
 
+async def test_an_answer_that_waits_for_another_one_is_cancelled_with_it() -> None:
+    async with talking() as (client, service):
+        await service.say(created("r"))
+        await settle(lambda: client._active)
+        await client.create_response()
+        await client.cancel_response()
+        await service.say(done("r", "cancelled"))
+        await settle(lambda: not client._active)
+        await quiet(client, service)
+        assert "response.create" not in [event["type"] for event in service.received]
+
+
 async def test_an_answer_asked_for_while_one_is_made_comes_after_it() -> None:
     async with talking() as (client, service):
         await service.say(created("r"))
