@@ -94,6 +94,7 @@ class RealtimeClient(Emitter):
         self._aside: set[str] = set()  # responses being made beside the conversation
         self._conversation_named = False  # by some response of this session: one that names none is beside it
         self._asked = ""  # the event that asked for a response, until it is created or refused
+        self._committed = ""  # the event that last committed the caller's audio
         self._wish = False  # a response is wanted as soon as none is active
         self._complaint: RealtimeError | None = None  # the last error envelope of this session
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -259,9 +260,9 @@ class RealtimeClient(Emitter):
         made the asking waits for its end.
         """
         if self.turn_detection_type is None and len(self._heard):
-            heard = self._heard.take()  # what is appended while we send comes after it
+            # What is appended while we send comes after it; a refusal may come before the sending returns.
+            self.conversation.queue_input_audio(self._heard.take())
             await self.realtime.send("input_audio_buffer.commit")
-            self.conversation.queue_input_audio(heard)
         if self._active:
             self._wish = True
             return
@@ -340,6 +341,8 @@ class RealtimeClient(Emitter):
         self._log("client", event)
         if event["type"] == "response.create" and table(event.get("response")).get("conversation") != "none":
             self._asked = event["event_id"]
+        elif event["type"] == "input_audio_buffer.commit":
+            self._committed = event["event_id"]
 
     def _server_event(self, event: dict[str, Any]) -> None:
         self._log("server", event)
@@ -415,8 +418,11 @@ class RealtimeClient(Emitter):
         code, message, param, request_id = read_error(event)
         if code == "conversation_already_has_active_response":
             self._wish = True
-        if table(event.get("error")).get("event_id") == self._asked:
+        refused = wire_id(table(event.get("error")).get("event_id"))
+        if refused and refused == self._asked:
             self._asked = ""
+        elif refused and refused == self._committed:
+            self.conversation.queue_input_audio(b"")  # there will be no item for it
         self._complaint = RealtimeError(message, code=code, param=param or None, request_id=request_id or None)
         self.dispatch("error", self._complaint)
 

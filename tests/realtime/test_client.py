@@ -693,6 +693,21 @@ async def test_audio_appended_while_a_turn_is_committed_belongs_to_the_next(monk
         assert client._heard.take() == b"\2\0" * 2400
 
 
+async def test_audio_whose_commit_is_refused_is_not_that_of_the_next_item() -> None:
+    async with talking() as (client, service):
+        await client.append_input_audio(b"\1\0" * 240)
+        await client.create_response()
+        (commit,) = await service.heard_type("input_audio_buffer.commit")
+        code = "input_audio_buffer_commit_empty"
+        wire = {"id": "u", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
+        await service.say(
+            {"type": "error", "error": {"code": code, "message": "too small", "event_id": commit["event_id"]}},
+            {"type": "conversation.item.added", "item": wire},
+        )
+        await settle(lambda: client.conversation.get_items())
+        assert not client.conversation.get_items()[0].formatted.audio
+
+
 async def test_with_turn_detection_nothing_is_committed_by_hand_and_the_copy_is_bounded() -> None:
     async with talking(keep_audio_s=1.0) as (client, service):
         await client.update_session(turn_detection=SERVER_VAD)
