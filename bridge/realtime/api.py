@@ -47,8 +47,8 @@ class RealtimeAPI(Emitter):
         return self._connection is not None
 
     async def connect(self) -> None:
-        """Raises UsageError when connected already or without a key the service wants, RealtimeError when no connection
-        can be had.
+        """Raises UsageError when connected already or without a key the profile's own host wants, RealtimeError when no
+        connection can be had.
         """
         async with self._one_by_one:
             if self._connection is not None:

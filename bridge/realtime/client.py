@@ -111,7 +111,7 @@ class RealtimeClient(Emitter):
 
     async def connect(self) -> None:
         """Open the session and send its configuration. Raises UsageError when connected, or without a key where the
-        service wants one, RealtimeError when refused.
+        profile's own host wants one, RealtimeError when refused.
         """
         async with self._one_by_one:
             if self.is_connected:

@@ -79,7 +79,7 @@ def connect(
     `profile` is a name of profiles.yaml or a Profile; empty `url` and `model` mean the profile's own. With `strict`
     every error envelope raises; without, the harmless ones are messages like any other. `allow_plain` permits `ws://`
     to another machine. Raises UsageError, naming it, for what cannot be used: an unknown profile, an address that is
-    none, no key where the service wants one; RealtimeError when no connection can be had.
+    none, no key where the profile's own host wants one; RealtimeError when no connection can be had.
     """
     given.switch("strict", strict)
     target = given.target(profile, url, api_key, model, allow_plain=allow_plain)
@@ -90,7 +90,7 @@ class Opening:
     """What `connect` returns: to be awaited, or entered."""
 
     def __init__(self, target: Target, *, strict: bool, timeout_s: float) -> None:
-        if target.lacks_key:
+        if target.lacks_key and not target.is_relay:
             raise UsageError(
                 f"api_key: missing; profile {target.profile.name} refuses who brings no key. Give api_key=...; here"
                 " no variable of the environment is read"

@@ -250,6 +250,8 @@ async def test_without_a_key_the_service_wants_nobody_is_called(monkeypatch: pyt
         assert not client.is_connected
     with pytest.raises(AssertionError, match="touched"):
         await RealtimeClient(profile="speech-to-speech").connect()
+    with pytest.raises(AssertionError, match="touched"):
+        await RealtimeClient(url="wss://relay.example.test").connect()
 
 
 @pytest.mark.parametrize(

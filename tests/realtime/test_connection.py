@@ -519,10 +519,12 @@ async def test_without_a_key_the_service_wants_nobody_is_called(monkeypatch: pyt
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-read")
     with pytest.raises(UsageError, match=r"^api_key: missing; profile openai refuses .*no variable of the environment"):
         await connect(profile="openai")
-    with pytest.raises(UsageError, match=r"^api_key: missing"):
-        async with connect(url="wss://service.example.test/v1/realtime"):
-            pass
-    for profile, url in (("openai", "ws://127.0.0.1:9"), ("local", "wss://service.example.test/v1/realtime")):
+    for profile, url in (("openai", "wss://api.openai.com/v1/realtime"), ("azure", "wss://me.openai.azure.com")):
+        with pytest.raises(UsageError, match=r"^api_key: missing"):
+            async with connect(profile=profile, url=url):
+                pass
+    relay = "wss://relay.example.test/v1/realtime"
+    for profile, url in (("openai", "ws://127.0.0.1:9"), ("local", relay), ("openai", relay), ("azure", relay)):
         with pytest.raises(AssertionError, match="touched"):
             await connect(profile=profile, url=url)
 
