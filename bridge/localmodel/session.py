@@ -238,15 +238,17 @@ class Session:
         update = event.get("session")
         if not isinstance(update, dict):
             raise Refused("missing_required_parameter", "Missing required parameter: 'session'.", "session")
+        dialect = self.dialect
         if looks_beta(update):
             if self.script.refuse_beta:
                 self._refuse_beta()
                 return
-            self.dialect = self.script.dialect or "beta"
-        if self.dialect == "beta" and "type" not in update:
+            dialect = self.script.dialect or "beta"
+        if dialect == "beta" and "type" not in update:
             update = session_from_beta(update)
         before = self._settings["audio"]["input"]
         self._settings = settings.merged(self._settings, update, spoke=self._spoke)
+        self.dialect = dialect
         if self._model_is_open and isinstance(update.get("model"), str):
             self._choose_model(update["model"])
         self._listen_as_set(before)
