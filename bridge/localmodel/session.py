@@ -110,6 +110,11 @@ class Session:
         return detection
 
     @property
+    def in_turn(self) -> bool:
+        """Whether the start of the caller's turn was told, and not its end."""
+        return bool(self._turn_item)
+
+    @property
     def deadline_ms(self) -> float:
         due = [self._expires_ms]
         due.extend(response.deadline_ms for response in self._responses if response.deadline_ms is not None)
