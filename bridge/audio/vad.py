@@ -152,6 +152,11 @@ class GaugedDetector:
         self._ended_ms = self._heard_ms
         self.speaking = False
 
+    def go_on(self) -> None:
+        """Speech has started already, as another detector told: what comes next is where it stops."""
+        self._began_ms = self._heard_ms
+        self.speaking = True
+
     def _hear(self, likelihood: float) -> SpeechChange | None:
         frame_at_ms = self._heard_ms
         self._heard_ms += self._frame_ms

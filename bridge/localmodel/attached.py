@@ -151,6 +151,8 @@ class Attached:
                 case ListenAnew():
                     session, heard_ms = self._session, self._ear.heard_ms
                     self._ear = Ear(session.input_format, session.detection, kind=self._detection, since_ms=heard_ms)
+                    if session.in_turn:
+                        self._ear.go_on()
                 case CloseSession(code, reason):
                     self._act([Shut(code, reason)])
                 case event:

@@ -68,6 +68,11 @@ class Ear:
             min_speech_ms=MIN_SPEECH_MS,
         )
 
+    def go_on(self) -> None:
+        """The caller's turn has started already: what comes next is where it stops."""
+        if self._detector is not None:
+            self._detector.go_on()
+
     def hear(self, audio: bytes) -> list[Change]:
         self.heard_ms += len(audio) / self._format.bytes_per_ms
         if self._detector is None:

@@ -110,6 +110,11 @@ class Session:
         return detection
 
     @property
+    def in_turn(self) -> bool:
+        """Whether the start of the caller's turn was told, and not its end."""
+        return bool(self._turn_item)
+
+    @property
     def deadline_ms(self) -> float:
         due = [self._expires_ms]
         due.extend(response.deadline_ms for response in self._responses if response.deadline_ms is not None)
@@ -238,15 +243,17 @@ class Session:
         update = event.get("session")
         if not isinstance(update, dict):
             raise Refused("missing_required_parameter", "Missing required parameter: 'session'.", "session")
+        dialect = self.dialect
         if looks_beta(update):
             if self.script.refuse_beta:
                 self._refuse_beta()
                 return
-            self.dialect = self.script.dialect or "beta"
-        if self.dialect == "beta" and "type" not in update:
+            dialect = self.script.dialect or "beta"
+        if dialect == "beta" and "type" not in update:
             update = session_from_beta(update)
         before = self._settings["audio"]["input"]
         self._settings = settings.merged(self._settings, update, spoke=self._spoke)
+        self.dialect = dialect
         if self._model_is_open and isinstance(update.get("model"), str):
             self._choose_model(update["model"])
         self._listen_as_set(before)

@@ -35,6 +35,8 @@ class RealtimeAPI(Emitter):
         self._dialect = target.dialect()
         self._timeout_s = given.seconds("timeout_s", timeout_s)
         self._connection: RealtimeConnection | None = None
+        self._leaving: RealtimeConnection | None = None  # its end is still to be told
+        self._closing: set[asyncio.Task[None]] = set()
         self._one_by_one = asyncio.Lock()  # connecting and disconnecting, in the order they were asked for
         self._events = 0
         self._sent_at = 0.0
@@ -45,28 +47,36 @@ class RealtimeAPI(Emitter):
         return self._connection is not None
 
     async def connect(self) -> None:
-        """Raises UsageError when connected already or without a key the service wants, RealtimeError when no connection
-        can be had.
+        """Raises UsageError when connected already or without a key the profile's own host wants, RealtimeError when no
+        connection can be had.
         """
         async with self._one_by_one:
             if self._connection is not None:
                 raise UsageError("already connected; disconnect first")
             connection = await Opening(self.target, strict=False, timeout_s=self._timeout_s)
             self._connection = connection
-            connection.on("message", self._message)
+            connection.on("message", lambda message: self._message(connection, message))
             connection.on("close", lambda code, reason: self._closed(connection, code))
             if self.target.profile.keepalive_s:
                 self._keeper = asyncio.create_task(self._keep_alive(connection), name="realtime keepalive")
 
     async def disconnect(self) -> None:
-        """Close the session; harmless without one. One that is just being opened is waited for, and closed."""
+        """Close the session; harmless without one. One that is just being opened is waited for, and closed. When
+        cancelled the session is left all the same; its closing goes on.
+        """
         async with self._one_by_one:
             connection, self._connection = self._connection, None
-            if self._keeper is not None:
-                self._keeper.cancel()
-                self._keeper = None
-            if connection is not None:
-                await connection.close()
+            self._stop_keeping()
+            if connection is None:
+                return
+            self._leaving = connection
+            closing = asyncio.create_task(connection.close(), name="realtime closing")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            try:
+                await asyncio.shield(closing)
+            finally:
+                self._closed(connection, 1000)  # given up: nobody waits for what the service answers
 
     async def send(self, name: str, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One client event: `name` is its type, `fields` the rest (an `event_id` in it replaces ours). Returns what was
@@ -110,7 +120,9 @@ class RealtimeAPI(Emitter):
 
     # ------------------------------------------------------------ what comes
 
-    def _message(self, message: RealtimeMessage) -> None:
+    def _message(self, connection: RealtimeConnection, message: RealtimeMessage) -> None:
+        if connection not in (self._connection, self._leaving):
+            return  # of a session whose end was told
         event = message.event
         if event is None and message.audio is not None:
             delta = pybase64.b64encode(message.audio).decode("ascii")  # a binary frame: bare audio
@@ -125,11 +137,23 @@ class RealtimeAPI(Emitter):
         self.dispatch("server.*", event)
 
     def _closed(self, connection: RealtimeConnection, code: int | None) -> None:
-        if self._connection is connection:  # not by us
+        """Told once of each connection."""
+        if connection is self._connection:  # not by us
             self._connection = None
-            self.dispatch("close", {"error": code not in (1000, 1001, 1005), "code": code})
+            self._stop_keeping()
+            error = code not in (1000, 1001, 1005)
+        elif connection is self._leaving:
+            self._leaving = None
+            error = False
         else:
-            self.dispatch("close", {"error": False, "code": code})
+            return
+        self.dispatch("close", {"error": error, "code": code})
+        self.end_waits()
+
+    def _stop_keeping(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
 
     async def _keep_alive(self, connection: RealtimeConnection) -> None:
         """Some services close a socket that is quiet; a small frame says we are still here."""

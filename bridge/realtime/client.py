@@ -28,6 +28,7 @@ from bridge.realtime.conversation import NAMELESS, Change, Conversation, InputAu
 from bridge.realtime.dialect import GA_NAMES, MADE_UP
 from bridge.realtime.emitter import Emitter
 from bridge.realtime.envelope import read_error
+from bridge.realtime.memory import Recent
 from bridge.realtime.profiles import Profile
 from bridge.realtime.session import from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt
@@ -89,7 +90,11 @@ class RealtimeClient(Emitter):
         self._created: asyncio.Future[bool] | None = None
         self._heard = self._new_input()
         self._active: set[str] = set()  # responses the service is making
+        self._over = Recent()  # responses that ended
+        self._aside: set[str] = set()  # responses being made beside the conversation
+        self._conversation_named = False  # by some response of this session: one that names none is beside it
         self._asked = ""  # the event that asked for a response, until it is created or refused
+        self._committed = ""  # the event that last committed the caller's audio
         self._wish = False  # a response is wanted as soon as none is active
         self._complaint: RealtimeError | None = None  # the last error envelope of this session
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -106,7 +111,7 @@ class RealtimeClient(Emitter):
 
     async def connect(self) -> None:
         """Open the session and send its configuration. Raises UsageError when connected, or without a key where the
-        service wants one, RealtimeError when refused.
+        profile's own host wants one, RealtimeError when refused.
         """
         async with self._one_by_one:
             if self.is_connected:
@@ -136,9 +141,11 @@ class RealtimeClient(Emitter):
             for task in list(self._tasks):
                 if task is not asyncio.current_task():
                     task.cancel()
-            await self.realtime.disconnect()
-            self._ended(RealtimeError("the client disconnected", code="connection_closed"))
-            self.conversation.clear()
+            try:
+                await self.realtime.disconnect()
+            finally:
+                self._ended(RealtimeError("the client disconnected", code="connection_closed"))
+                self.conversation.clear()
 
     async def reset(self) -> None:
         """Disconnect, and forget configuration, tools and listeners."""
@@ -253,9 +260,9 @@ class RealtimeClient(Emitter):
         made the asking waits for its end.
         """
         if self.turn_detection_type is None and len(self._heard):
-            heard = self._heard.take()  # what is appended while we send comes after it
+            # What is appended while we send comes after it; a refusal may come before the sending returns.
+            self.conversation.queue_input_audio(self._heard.take())
             await self.realtime.send("input_audio_buffer.commit")
-            self.conversation.queue_input_audio(heard)
         if self._active:
             self._wish = True
             return
@@ -281,6 +288,7 @@ class RealtimeClient(Emitter):
                 raise UsageError(f"item {item_id!r} is not a message of the agent")
         if not self.is_connected:
             raise RealtimeError("the client is not connected", code="not_connected")
+        self._wish = False
         profile = self.realtime.target.profile
         if profile.can_cancel and (self._active or self._asked):
             await self.realtime.send("response.cancel")
@@ -295,11 +303,11 @@ class RealtimeClient(Emitter):
             return item  # all of it was heard
         # More than was received is an error to the service, and then nothing is cut.
         heard_ms = min(heard_ms, int(item.formatted.audio_ms))
-        if profile.can_truncate:
+        if profile.can_truncate and not item_id.startswith(MADE_UP):
             cut = {"item_id": item_id, "content_index": index, "audio_end_ms": heard_ms}
             await self.realtime.send("conversation.item.truncate", cut)
         else:
-            self.conversation.truncate(item, heard_ms)
+            self.conversation.cut(item, heard_ms)
         return item
 
     async def delete_item(self, item_id: str) -> None:
@@ -333,10 +341,14 @@ class RealtimeClient(Emitter):
         self._log("client", event)
         if event["type"] == "response.create" and table(event.get("response")).get("conversation") != "none":
             self._asked = event["event_id"]
+        elif event["type"] == "input_audio_buffer.commit":
+            self._committed = event["event_id"]
 
     def _server_event(self, event: dict[str, Any]) -> None:
         self._log("server", event)
         kind = GA_NAMES.get(event["type"], event["type"])
+        if self._is_aside(kind, event):
+            return
         match kind:
             case "session.created":
                 if self._created is not None and not self._created.done():
@@ -352,6 +364,25 @@ class RealtimeClient(Emitter):
         if kind == "response.done":
             self._response_done(event)
 
+    def _is_aside(self, kind: str, event: dict[str, Any]) -> bool:
+        """Whether an event is of a response beside the conversation: its items are no part of it, and its calls are for
+        whoever asked for it.
+        """
+        response = table(event.get("response"))
+        response_id = wire_id(event.get("response_id")) or wire_id(response.get("id"))
+        if kind == "response.created":
+            conversation = response.get("conversation_id", "")
+            self._conversation_named = self._conversation_named or bool(conversation)
+            names = self._conversation_named or self.realtime.target.profile.names_conversations
+            if (conversation is None and names) or response.get("conversation") == "none":
+                if response_id:
+                    self._aside.add(response_id)
+                return True
+        aside = response_id in self._aside
+        if kind == "response.done":
+            self._aside.discard(response_id)
+        return aside
+
     def _changed(self, change: Change) -> None:
         self.dispatch("conversation.updated", {"item": change.item, "delta": change.delta})
         if change.appended:
@@ -363,18 +394,19 @@ class RealtimeClient(Emitter):
                 self._spawn(self._tools.run(tool, response_id))
 
     def _response_created(self, event: dict[str, Any]) -> None:
-        response = table(event.get("response"))
-        if response.get("conversation_id", "") is None and self.realtime.target.profile.names_conversations:
-            return  # beside the conversation
-        self._active.add(wire_id(response.get("id")))
+        response_id = wire_id(table(event.get("response")).get("id"))
+        if response_id not in self._over:
+            self._active.add(response_id)
         self._asked = ""
         self._wish = False  # it knows all that was said before it
 
     def _response_done(self, event: dict[str, Any]) -> None:
         response = table(event.get("response"))
         response_id = wire_id(response.get("id"))
-        self._active.discard(response_id)
-        if not response_id:
+        if response_id:
+            self._over.add(response_id)
+            self._active -= {response_id, ""}  # one without an id ends with whatever ends
+        else:
             self._active.clear()
         completed = response.get("status", "completed") == "completed"
         self._tools.response_ended(response_id, completed=completed)
@@ -386,8 +418,11 @@ class RealtimeClient(Emitter):
         code, message, param, request_id = read_error(event)
         if code == "conversation_already_has_active_response":
             self._wish = True
-        if table(event.get("error")).get("event_id") == self._asked:
+        refused = wire_id(table(event.get("error")).get("event_id"))
+        if refused and refused == self._asked:
             self._asked = ""
+        elif refused and refused == self._committed:
+            self.conversation.queue_input_audio(b"")  # there will be no item for it
         self._complaint = RealtimeError(message, code=code, param=param or None, request_id=request_id or None)
         self.dispatch("error", self._complaint)
 
@@ -399,13 +434,17 @@ class RealtimeClient(Emitter):
 
     def _ended(self, why: RealtimeError) -> None:
         self._active.clear()
+        self._over = Recent()
+        self._aside.clear()
+        self._conversation_named = False
         self._asked = ""
         self._wish = False
         self._tools.forget()
         self.end_waits()
         if self._created is not None and not self._created.done():
             self._created.set_exception(why)
-            self._created.exception()  # waiting for it is optional
+        if self._created is not None and self._created.exception() is None:  # waiting for it is optional
+            self._created = None  # the greeting was that session's
 
     # ------------------------------------------------------------ answers after tools
 

@@ -1,9 +1,10 @@
 """One WebSocket to a realtime service, for Python programmers: connect, send, receive or iterate, close.
 
-Laws: messages are delivered in order and each to one receiver; cancelling `receive` loses nothing; closing twice is
-harmless. No redirect is followed and no proxy is taken from the environment, since both would show the key to somebody
-else; the key is in no log, error or `repr`. A call does not use this: its leg reads the socket itself (`live/`), with
-the same profiles and dialects.
+Laws: messages are delivered in order and each to one receiver; cancelling `receive` loses nothing; whoever takes or
+handles messages slowly keeps the socket from being read only when 64 MiB wait; closing twice is harmless. No redirect
+is followed and no proxy is taken from the environment, since both would show the key to somebody else; the key is in no
+log, error or `repr`. A call does not use this: its leg reads the socket itself (`live/`), with the same profiles and
+dialects.
 """
 
 from __future__ import annotations
@@ -30,16 +31,19 @@ from websockets.typing import Subprotocol
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
 from bridge.realtime.dialect import GA_NAMES, code_of_status
+from bridge.realtime.emitter import being_cancelled
 from bridge.realtime.envelope import read_error
 from bridge.realtime.profiles import Profile, Target
 from bridge.realtime.wire import MAX_MESSAGE, clean, read_object
 
 log = structlog.get_logger()
 
-MAX_FRAME_BYTES = 8 << 20
+MAX_FRAME_BYTES = 32 << 20  # three minutes of audio retrieved with its item are 12 MB
 PING_S = 5.0
 CLOSE_S = 2.0
-_MAX_WAITING = 256  # messages nobody has asked for yet; then the socket is not read
+_MAX_WAITING = 256  # messages nobody has asked for yet; the frames after them wait as they came
+_MAX_WAITING_BYTES = 64 << 20  # of such frames; then the socket is not read
+_FRAME_COST = 100  # bytes a frame counts beside its own
 _APPEND_BYTES = 1 << 20  # caller audio per append event; services take up to 15 MiB of base64
 
 Handler = Callable[..., object]
@@ -75,7 +79,7 @@ def connect(
     `profile` is a name of profiles.yaml or a Profile; empty `url` and `model` mean the profile's own. With `strict`
     every error envelope raises; without, the harmless ones are messages like any other. `allow_plain` permits `ws://`
     to another machine. Raises UsageError, naming it, for what cannot be used: an unknown profile, an address that is
-    none, no key where the service wants one; RealtimeError when no connection can be had.
+    none, no key where the profile's own host wants one; RealtimeError when no connection can be had.
     """
     given.switch("strict", strict)
     target = given.target(profile, url, api_key, model, allow_plain=allow_plain)
@@ -86,7 +90,7 @@ class Opening:
     """What `connect` returns: to be awaited, or entered."""
 
     def __init__(self, target: Target, *, strict: bool, timeout_s: float) -> None:
-        if target.lacks_key:
+        if target.lacks_key and not target.is_relay:
             raise UsageError(
                 f"api_key: missing; profile {target.profile.name} refuses who brings no key. Give api_key=...; here"
                 " no variable of the environment is read"
@@ -124,13 +128,19 @@ class RealtimeConnection:
         self._socket = socket
         self._strict = strict
         self._dialect = target.dialect()
+        self._frames: asyncio.Queue[str | bytes | None] = asyncio.Queue()  # None: the end
+        self._waiting_bytes = 0  # in `_frames`
+        self._taken = asyncio.Event()  # a frame was taken out of `_frames`
         self._inbox: asyncio.Queue[RealtimeMessage | RealtimeError | None] = asyncio.Queue()  # None: the end
         self._room = asyncio.Event()
         self._room.set()
         self._pulled = False  # somebody receives or iterates
         self._handlers: dict[EventName, list[Handler]] = {"message": [], "error": [], "close": []}
         self._closing = False
+        self._end: Close | None = None  # how the socket was closed
+        self._end_told = False
         self._over: RealtimeError | None = None  # what ends an iteration with an error
+        self._receiver = asyncio.create_task(self._take_in(), name=f"realtime receiver {target.profile.name}")
         self._reader = asyncio.create_task(self._read(), name=f"realtime reader {target.profile.name}")
 
     def __repr__(self) -> str:
@@ -231,26 +241,50 @@ class RealtimeConnection:
                 f"close: code {code!r} and this reason cannot be sent; write 1000 and a few words"
             ) from None
         self._closing = True
+        self._taken.set()  # the service's answer may stand behind what there is no room for
         await self._socket.close(code, reason)
         if self._reader is asyncio.current_task():
             return  # a handler closes: the reader ends after it
         self._room.set()
-        if not self._reader.done():
-            await asyncio.wait([self._reader], timeout=CLOSE_S)
-        if not self._reader.done():  # a handler that does not come back
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+        await asyncio.wait([self._receiver, self._reader], timeout=CLOSE_S)
+        if self._reader.done():
+            return
+        self._reader.cancel()  # a handler does not come back
+        await asyncio.wait([self._reader], timeout=CLOSE_S)
+        if self._reader.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._tell_close()
+
+    # ------------------------------------------------------------ the socket
+
+    async def _take_in(self) -> None:
+        """Nothing but read: while it does, pings are answered and pongs are seen, however slow the rest is."""
+        try:
+            while True:
+                data = await self._socket.recv()
+                self._waiting_bytes += len(data) + _FRAME_COST
+                self._frames.put_nowait(data)
+                while self._waiting_bytes > _MAX_WAITING_BYTES and not self._closing:
+                    self._taken.clear()
+                    await self._taken.wait()
+        except ConnectionClosed as closed:
+            self._end = closed.rcvd or closed.sent  # theirs, else why we gave up (too big, no answer to a ping)
+        finally:
+            self._frames.put_nowait(None)
 
     # ------------------------------------------------------------ the reader
 
     async def _read(self) -> None:
         last_error: RealtimeError | None = None
-        end: Close | None = None
         try:
             while True:
                 await self._wait_for_room()
-                data = await self._socket.recv()
+                data = await self._frames.get()
+                if data is None:
+                    break
+                self._waiting_bytes -= len(data) + _FRAME_COST
+                self._taken.set()
                 message, error = self._understand(data)
                 raised = error is not None and (self._strict or self._ends_session(error))
                 last_error = None if raised else error
@@ -260,11 +294,9 @@ class RealtimeConnection:
                 if error is not None:
                     await self._tell("error", error)
                 await asyncio.sleep(0)  # a burst must not keep those it woke from running
-        except ConnectionClosed as closed:
-            end = closed.rcvd or closed.sent  # theirs, else why we gave up (too big, no answer to a ping)
         finally:
-            self._finish(end, last_error)
-        await self._tell("close", self.close_code, self.close_reason)
+            self._finish(self._end, last_error)
+        await self._tell_close()
 
     async def _wait_for_room(self) -> None:
         while self._inbox.qsize():
@@ -310,13 +342,20 @@ class RealtimeConnection:
                 self._over = RealtimeError(f"closed with {self.close_code}{reason}", code="connection_lost")
         self._inbox.put_nowait(None)
 
+    async def _tell_close(self) -> None:
+        if not self._end_told:
+            self._end_told = True
+            await self._tell("close", self.close_code, self.close_reason)
+
     async def _tell(self, name: EventName, *what: object) -> None:
         for handler in list(self._handlers[name]):
             try:
                 answer = handler(*what)
                 if inspect.isawaitable(answer):
                     await answer
-            except Exception:
+            except (Exception, asyncio.CancelledError) as failure:
+                if isinstance(failure, asyncio.CancelledError) and being_cancelled():
+                    raise
                 log.exception("realtime.handler_failed", on=name, profile=self.target.profile.name)
 
 

@@ -53,11 +53,12 @@ class Item:
     content: list[dict[str, Any]] = field(default_factory=list)  # parts as the service sends them
     response_id: str = ""  # of the response that made it, as far as the service says
     formatted: Formatted = field(default_factory=Formatted)
+    cut: bool = False  # here alone: its service does not know, and may go on with it
 
     def audio_index(self) -> int | None:
         """Where its audio stands in `content`; 0 for a service that announces no parts; None if it has none."""
         for index, part in enumerate(self.content):
-            if part.get("type") in AUDIO_PARTS:
+            if _is(part, AUDIO_PARTS):
                 return index
         return 0 if self.formatted.audio_ms and not self.content else None
 
@@ -133,6 +134,7 @@ class Conversation:
         self._queued_input = b""  # audio committed by hand, for the next caller item
         self._current: dict[str, str] = {}  # response id -> its message item now being spoken
         self._maker: dict[str, str] = {}  # item id -> the response that makes it, until it is announced
+        self._deleted: dict[str, None] = {}  # item ids: what is still said of them is late
         self._made_up = 0
         self._kept_bytes = 0
 
@@ -150,7 +152,7 @@ class Conversation:
         it.
         """
         kind = event.get("type")
-        if not isinstance(kind, str):
+        if not isinstance(kind, str) or wire_id(event.get("item_id")) in self._deleted:
             return ()
         reader = _READERS.get(GA_NAMES.get(kind, kind))
         return reader(self, event, heard) if reader is not None else ()
@@ -166,6 +168,7 @@ class Conversation:
         if known is not None:
             self._fill(known, wire)
             return (Change(known),)
+        self._deleted.pop(item_id, None)  # its id is used again
         item = self._new(item_id, type=clean(wire.get("type"), 100) or "message", role=clean(wire.get("role"), 100))
         item.response_id = self._maker.pop(item_id, "")
         self._fill(item, wire)
@@ -178,8 +181,8 @@ class Conversation:
             item.formatted.transcript = self._transcripts.pop(item_id, "") or item.formatted.transcript
         elif item.type == "function_call_output":
             item.status = "completed"
-        elif item.type == "message" and item.role != "system":
-            item.status = "in_progress"
+        elif item.type == "message" and not item.response_id and wire.get("status") == "completed":
+            item.status = "completed"  # a seed; what a response makes is complete when it is done
         return (Change(item, appended=True, completed=item.status == "completed"),)
 
     def _item_done(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
@@ -187,8 +190,11 @@ class Conversation:
         item_id = wire_id(wire.get("id"))
         item = self._items.get(item_id)
         if item is None:
-            if not item_id:
+            if not item_id or item_id in self._deleted:
                 return ()
+            response_id = wire_id(event.get("response_id"))
+            if response_id:
+                self._remember(self._maker, item_id, response_id)
             (first,) = self._item_added(event, heard)
             if first.completed:
                 return (first,)
@@ -204,9 +210,11 @@ class Conversation:
         parts = rows(wire.get("content"))
         if len(parts) >= len(item.content):
             item.content = [dict(part) for part in parts]
-            text = "".join(clean(part.get("text")) for part in parts if part.get("type") in TEXT_PARTS)
+            text = "".join(clean(part.get("text")) for part in parts if _is(part, TEXT_PARTS))
             item.formatted.text = text or item.formatted.text
-            spoken = "".join(clean(part.get("transcript")) for part in parts)
+            if item.cut:
+                _take_words(item)
+            spoken = "".join(clean(part.get("transcript")) for part in item.content)
             item.formatted.transcript = spoken or item.formatted.transcript
         if item.type == "function_call":
             tool = item.formatted.tool or ToolCall(wire_id(wire.get("call_id")) or item.id)
@@ -223,21 +231,24 @@ class Conversation:
         self.truncate(item, whole(event.get("audio_end_ms")))
         return (Change(item),)
 
+    def cut(self, item: Item, audio_end_ms: int) -> None:
+        """Truncate where the service does not: what it still says of the item changes nothing."""
+        self.truncate(item, audio_end_ms)
+        item.cut = True
+
     def truncate(self, item: Item, audio_end_ms: int) -> None:
         """Cut an item to what was heard. Its words go: nobody knows how many of them that was."""
         kept = int(audio_end_ms * self.bytes_per_ms) // 2 * 2
         self._kept_bytes -= max(0, len(item.formatted.audio) - kept)
         del item.formatted.audio[kept:]
         item.formatted.audio_ms = min(item.formatted.audio_ms, float(audio_end_ms))
-        item.formatted.transcript = ""
-        for part in item.content:
-            if part.get("type") in AUDIO_PARTS:
-                part["transcript"] = ""
+        _take_words(item)
 
     def _item_deleted(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item = self._items.pop(wire_id(event.get("item_id")), None)
         if item is None:
             return ()
+        self._remember(self._deleted, item.id, None)
         self._kept_bytes -= len(item.formatted.audio)
         return (Change(item),)
 
@@ -285,6 +296,7 @@ class Conversation:
         response_id = wire_id(response.get("id"))
         status = "completed" if response.get("status", "completed") == "completed" else "incomplete"
         self._current.pop(response_id, None)
+        self._current.pop("", None)  # whatever was being said without a name
         changes: list[Change] = []
         for item in self._items.values():
             if item.status == "in_progress" and item.response_id in (response_id, NAMELESS, ""):
@@ -306,6 +318,8 @@ class Conversation:
 
     def _content_part_added(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item, new = self._spoken_of(event)
+        if item is None:
+            return ()
         index = whole(event.get("content_index"), limit=1000)
         part = dict(table(event.get("part")))
         if index == len(item.content):
@@ -318,11 +332,15 @@ class Conversation:
         except (binascii.Error, ValueError, TypeError):
             return ()
         item, new = self._spoken_of(event)
+        if item is None:
+            return ()
         self._add_audio(item, audio)
         return (Change(item, Delta(audio=audio), appended=new),)
 
     def _transcript_delta(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item, new = self._spoken_of(event)
+        if item is None:
+            return ()
         words = clean(event.get("delta"))
         item.formatted.transcript += words
         _grow(item, event, "transcript", words)
@@ -330,6 +348,8 @@ class Conversation:
 
     def _text_delta(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item, new = self._spoken_of(event)
+        if item is None:
+            return ()
         words = clean(event.get("delta"))
         item.formatted.text += words
         _grow(item, event, "text", words)
@@ -358,12 +378,16 @@ class Conversation:
             item.formatted.tool = ToolCall(wire_id(event.get("call_id")) or item.id)
         return item, new, item.formatted.tool
 
-    def _spoken_of(self, event: dict[str, Any]) -> tuple[Item, bool]:
-        """The agent's item a delta belongs to; made if it was never announced."""
-        response_id = wire_id(event.get("response_id"))
+    def _spoken_of(self, event: dict[str, Any]) -> tuple[Item | None, bool]:
+        """The agent's item a delta belongs to, and whether it is new: made if it was never announced, None if it was
+        deleted or cut. Without ids, as in a binary frame, the delta belongs to what is being said.
+        """
+        response_id = wire_id(event.get("response_id")) or next(reversed(self._current), "")
         item_id = wire_id(event.get("item_id")) or self._current.get(response_id, "") or self._make_up()
         self._remember(self._current, response_id, item_id)
         item = self._items.get(item_id)
+        if item_id in self._deleted or (item is not None and item.cut):
+            return None, False
         if item is not None:
             return item, False
         item = self._new(item_id, role="assistant")
@@ -397,6 +421,17 @@ class Conversation:
     def _make_up(self) -> str:
         self._made_up += 1
         return f"{MADE_UP}item.{self._made_up}"
+
+
+def _is(part: dict[str, Any], kinds: frozenset[str]) -> bool:
+    return clean(part.get("type"), 100) in kinds
+
+
+def _take_words(item: Item) -> None:
+    item.formatted.transcript = ""
+    for part in item.content:
+        if _is(part, AUDIO_PARTS):
+            part["transcript"] = ""
 
 
 def _grow(item: Item, event: dict[str, Any], field_name: str, words: str) -> None:

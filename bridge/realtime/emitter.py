@@ -89,10 +89,16 @@ class Emitter:
             _call(name, listener, payload)
 
 
+def being_cancelled() -> bool:
+    """Whether a CancelledError is meant for the present task, and not what it awaited or looked at."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _call(name: str, listener: Listener, payload: Any) -> None:
     try:
         listener(payload)
-    except Exception:
+    except (Exception, asyncio.CancelledError):  # it awaits nothing: something it looked at was cancelled
         log.exception("realtime.listener_failed", on=name)
 
 

@@ -217,6 +217,13 @@ class Target:
         names = {name.lower().replace("-", "_") for name, _ in parse_qsl(parts.query)}
         return not names & {"api_key", self.profile.auth_name.lower().replace("-", "_")}
 
+    @property
+    def is_relay(self) -> bool:
+        """Whether the address is not the profile's own host: who stands there may hold the key."""
+        own = urlsplit(self.profile.url).hostname or ""
+        host = urlsplit(self.url).hostname or ""
+        return host != own and not ("}" in own and host.endswith(own.rpartition("}")[2]))
+
     def dialect(self) -> Dialect:
         return self.profile.dialect()
 

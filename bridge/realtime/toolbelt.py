@@ -6,6 +6,7 @@ completely and all its outputs are in.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import reprlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -18,6 +19,7 @@ from bridge.errors import UsageError
 from bridge.realtime import given
 from bridge.realtime.conversation import ToolCall
 from bridge.realtime.dialect import frame
+from bridge.realtime.emitter import being_cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,10 @@ class ToolBelt:
             if inspect.isawaitable(result):
                 result = await result
             return frame(result).decode()
-        except Exception as error:  # whatever it is, the model should hear of it and the conversation go on
+        except (Exception, asyncio.CancelledError) as error:
+            # Whatever it is, the model should hear of it and the conversation go on.
+            if isinstance(error, asyncio.CancelledError) and being_cancelled():
+                raise
             return frame({"error": str(error) or type(error).__name__}).decode()
 
     def response_ended(self, response_id: str, *, completed: bool) -> None:

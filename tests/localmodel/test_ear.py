@@ -45,6 +45,19 @@ def test_a_turn_which_ends_as_soon_as_a_pause_has_no_pause() -> None:
     assert [kind for kind, _ in told] == ["started", "stopped"]
 
 
+def test_a_turn_another_ear_began_stops_after_the_next_silence() -> None:
+    ear = Ear(PCM16_24K, VAD, kind="energy", since_ms=5000)
+    ear.go_on()
+    told = ear.hear(sound(1000, loud=False) + sound(800, loud=True))
+    assert [change.kind for change in told] == ["stopped", "started"]
+    assert told[0].at_ms == pytest.approx(5500, abs=45)
+    speaking = Ear(PCM16_24K, VAD, kind="energy")
+    speaking.go_on()
+    (stopped,) = speaking.hear(sound(800, loud=True) + sound(700, loud=False))
+    assert (stopped.kind, stopped.at_ms) == ("stopped", pytest.approx(1300, abs=45))
+    Ear(PCM16_24K, None).go_on()
+
+
 def test_without_turn_detection_nothing_is_told_and_time_is_counted() -> None:
     ear = Ear(MULAW_8K, None)
     assert ear.hear(b"\x00" * 8000) == []

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 
 from bridge.audio.formats import MULAW_8K
@@ -169,6 +170,39 @@ def test_a_session_needs_no_socket() -> None:
     assert types.count("response.done") == 1
     assert types[-1] == "error"
     assert [code for code, _ in ends] == [1001]
+
+
+@pytest.mark.parametrize("when", ["while the caller speaks", "in the pause at the end"])
+def test_a_turn_ends_once_also_when_its_detection_changes_meanwhile(when: str) -> None:
+    async def main() -> list[str]:
+        frames: list[str | bytes] = []
+        server = model()
+        attached = server.attach(frames.append, close=lambda *end: None, query={"model": "shop"})
+
+        def say(loud: int, ms: int) -> None:
+            sound = np.random.default_rng(1).normal(0, 8000 * loud, 24 * ms).astype("<i2").tobytes()
+            for at in range(0, len(sound), 960):
+                attached.receive(json.dumps({"type": "input_audio_buffer.append", "audio": b64(sound[at : at + 960])}))
+
+        def update(silence_ms: int) -> None:
+            vad = {"type": "server_vad", "silence_duration_ms": silence_ms}
+            session = {"type": "realtime", "audio": {"input": {"turn_detection": vad}}}
+            attached.receive(json.dumps({"type": "session.update", "session": session}))
+
+        update(600)
+        say(0, 500)
+        say(1, 500)
+        say(0, 0 if when == "while the caller speaks" else 300)
+        update(500)
+        say(0, 1000)
+        say(1, 500)
+        say(0, 1000)
+        attached.closed()
+        await server.stop()
+        kinds = [json.loads(frame)["type"] for frame in frames]
+        return [kind.rpartition(".")[2] for kind in kinds if kind.startswith("input_audio_buffer.")]
+
+    assert virtual.run(main()) == ["speech_started", "speech_stopped", "committed"] * 2
 
 
 def test_without_a_socket_refusals_and_drops_are_closes() -> None:

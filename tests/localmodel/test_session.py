@@ -50,6 +50,15 @@ def test_an_update_changes_only_the_fields_present() -> None:
     assert session["audio"]["input"]["turn_detection"]["type"] == "server_vad"
 
 
+@pytest.mark.parametrize("update", [{"type": "realtime", "temperature": 0.8}, {"modalities": "loud"}])
+def test_an_update_that_is_refused_leaves_the_session_in_its_shape(update: dict[str, Any]) -> None:
+    stage = Stage()
+    error(stage.client("session.update", session=update))
+    assert stage.session.dialect == "ga"
+    only(stage.client("session.update", session={"modalities": ["text"]}), "session.updated")
+    assert stage.session.dialect == "beta"
+
+
 def test_turn_detection_merges_within_its_type_and_starts_anew_in_another() -> None:
     stage = Stage()
     stage.update(audio={"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 300}}})

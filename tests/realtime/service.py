@@ -30,6 +30,7 @@ class Service:
         self.sessions = 0  # open now
         self.connected = asyncio.Event()
         self._socket: ServerConnection | None = None
+        self._paused: ServerConnection | None = None
         self._news = asyncio.Condition()
 
     @property
@@ -43,9 +44,25 @@ class Service:
         for event in events:
             await self._socket.send(event if isinstance(event, str | bytes) else json.dumps(event))
 
+    async def answered_ping(self) -> None:
+        """The client has read all that was said, and answered our ping."""
+        assert self._socket is not None
+        async with asyncio.timeout(5):
+            await (await self._socket.ping())
+
     async def hang_up(self, code: int = 1000, reason: str = "") -> None:
         assert self._socket is not None
         await self._socket.close(code, reason)
+
+    def stop_reading(self) -> None:
+        """What the client sends from now on is seen by `go_on_reading`."""
+        assert self._socket is not None
+        self._socket.transport.pause_reading()
+        self._paused = self._socket
+
+    def go_on_reading(self) -> None:
+        assert self._paused is not None
+        self._paused.transport.resume_reading()
 
     def break_off(self) -> None:
         """The connection breaks without a word."""

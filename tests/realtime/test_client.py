@@ -250,6 +250,8 @@ async def test_without_a_key_the_service_wants_nobody_is_called(monkeypatch: pyt
         assert not client.is_connected
     with pytest.raises(AssertionError, match="touched"):
         await RealtimeClient(profile="speech-to-speech").connect()
+    with pytest.raises(AssertionError, match="touched"):
+        await RealtimeClient(url="wss://relay.example.test").connect()
 
 
 @pytest.mark.parametrize(
@@ -447,6 +449,21 @@ async def test_what_a_tool_cannot_do_is_told_to_the_model(arguments: str) -> Non
         told = json.loads(answer["item"]["output"])
         assert list(told) == ["error"]
         assert arguments != "{}" or told["error"] == "no city"
+        await service.heard_type("response.create")
+
+
+async def test_a_tool_that_gives_up_what_it_awaited_is_answered_like_any_that_fails() -> None:
+    async with talking() as (client, service):
+
+        async def weather(arguments: Any) -> None:
+            asked = asyncio.create_task(asyncio.sleep(60))
+            asked.cancel()
+            await asked
+
+        await client.add_tool(WEATHER, weather)
+        await service.say(created("r"), *call("r", 1), done("r"))
+        (answer,) = await service.heard_type("conversation.item.create")
+        assert json.loads(answer["item"]["output"]) == {"error": "CancelledError"}
         await service.heard_type("response.create")
 
 
@@ -678,6 +695,21 @@ async def test_audio_appended_while_a_turn_is_committed_belongs_to_the_next(monk
         assert client._heard.take() == b"\2\0" * 2400
 
 
+async def test_audio_whose_commit_is_refused_is_not_that_of_the_next_item() -> None:
+    async with talking() as (client, service):
+        await client.append_input_audio(b"\1\0" * 240)
+        await client.create_response()
+        (commit,) = await service.heard_type("input_audio_buffer.commit")
+        code = "input_audio_buffer_commit_empty"
+        wire = {"id": "u", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
+        await service.say(
+            {"type": "error", "error": {"code": code, "message": "too small", "event_id": commit["event_id"]}},
+            {"type": "conversation.item.added", "item": wire},
+        )
+        await settle(lambda: client.conversation.get_items())
+        assert not client.conversation.get_items()[0].formatted.audio
+
+
 async def test_with_turn_detection_nothing_is_committed_by_hand_and_the_copy_is_bounded() -> None:
     async with talking(keep_audio_s=1.0) as (client, service):
         await client.update_session(turn_detection=SERVER_VAD)
@@ -862,6 +894,49 @@ async def test_where_a_service_cannot_cut_the_cache_is_cut_alone() -> None:
         assert "conversation.item.truncate" not in [event["type"] for event in service.received]
 
 
+async def test_an_item_its_service_gave_no_id_is_cut_here_alone() -> None:
+    async with talking() as (client, service):
+        await service.say({"type": "response.output_audio.delta", "delta": base64.b64encode(bytes(48_000)).decode()})
+        await settle(lambda: client.conversation.get_items())
+        (item,) = client.conversation.get_items()
+        assert await client.cancel_response(item.id, sample_count=2400) is item
+        assert item.formatted.audio_ms == 100
+        await quiet(client, service)
+        assert "conversation.item.truncate" not in [event["type"] for event in service.received]
+
+
+async def test_what_was_cut_here_alone_stays_cut_whatever_the_service_goes_on_to_say() -> None:
+    async with talking(profile="speech-to-speech") as (client, service):
+        await service.say(created("r"), *spoken())
+        await settle(lambda: client.conversation.get_items() and client.conversation.get_items()[0].formatted.audio)
+        item = await client.cancel_response("a", sample_count=2400)
+        assert item is not None
+        deltas: list[Any] = []
+        client.on("conversation.updated", lambda change: deltas.append(change["delta"]))
+        more = spoken()[-1]
+        words = {**more, "type": "response.output_audio_transcript.delta", "delta": " there"}
+        part = {"type": "output_audio", "transcript": "Hello there"}
+        wire = {"id": "a", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+        over = {"type": "response.output_item.done", "response_id": "r", "item": wire}
+        await service.say(more, words, over, done("r"))
+        await settle(lambda: item.status == "completed")
+        assert (item.formatted.audio_ms, len(item.formatted.audio), item.formatted.transcript) == (100, 4800, "")
+        assert item.content == [{"type": "output_audio", "transcript": ""}]
+        assert deltas == [None]
+
+
+async def test_an_answer_that_waits_for_another_one_is_cancelled_with_it() -> None:
+    async with talking() as (client, service):
+        await service.say(created("r"))
+        await settle(lambda: client._active)
+        await client.create_response()
+        await client.cancel_response()
+        await service.say(done("r", "cancelled"))
+        await settle(lambda: not client._active)
+        await quiet(client, service)
+        assert "response.create" not in [event["type"] for event in service.received]
+
+
 async def test_an_answer_asked_for_while_one_is_made_comes_after_it() -> None:
     async with talking() as (client, service):
         await service.say(created("r"))
@@ -870,6 +945,62 @@ async def test_an_answer_asked_for_while_one_is_made_comes_after_it() -> None:
         await quiet(client, service)
         assert "response.create" not in [event["type"] for event in service.received]
         await service.say(done("r"))
+        await service.heard_type("response.create")
+
+
+ASIDE = {"id": "o", "status": "in_progress", "output": []}
+
+
+@pytest.mark.parametrize(
+    ("profile", "aside"),
+    [
+        ("openai", {**ASIDE, "conversation_id": None}),
+        ("xai", {**ASIDE, "conversation_id": None}),
+        ("yuhuan", {**ASIDE, "conversation": "none"}),
+    ],
+)
+async def test_a_response_beside_the_conversation_is_shown_and_changes_nothing(
+    profile: str, aside: dict[str, Any]
+) -> None:
+    async with talking(profile=profile) as (client, service):
+        ran: list[Any] = []
+        shown: list[str] = []
+        await client.add_tool(WEATHER, ran.append)
+        client.on("realtime.event", lambda entry: shown.append(entry["event"]["type"]))
+        begun = {"type": "response.created", "response": aside}
+        events = [begun, *spoken("o", "b"), *call("o", 1), done("o")]
+        events = [event for event in events if not event["type"].startswith("conversation.")]
+        named = [created("r"), *spoken("r", "a"), done("r")]
+        await service.say(*named, *events, created("s"), *spoken("s", "c"), {"type": "marker"})
+        await settle(lambda: "marker" in shown)
+        assert [item.id for item in client.conversation.get_items()] == ["a", "c"]
+        assert not ran
+        assert client._active == {"s"}
+        assert shown == [event["type"] for event in [*named, *events, created("s"), *spoken()]] + ["marker"]
+
+
+async def test_a_null_in_place_of_the_conversation_says_nothing_where_none_is_ever_named() -> None:
+    async with talking(profile="xai") as (client, service):
+        await service.say({"type": "response.created", "response": {**ASIDE, "conversation_id": None}}, *spoken("o"))
+        await settle(lambda: client.conversation.get_items())
+        assert client._active == {"o"}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [done("r"), created("r")],
+        [{"type": "response.created", "response": {"conversation_id": "c"}}, done("r")],
+    ],
+    ids=["in the wrong order", "only the end has an id"],
+)
+async def test_a_response_that_is_over_holds_no_later_one_up(events: list[dict[str, Any]]) -> None:
+    async with talking() as (client, service):
+        seen: list[Any] = []
+        client.realtime.on("server.marker", seen.append)
+        await service.say(*events, {"type": "marker"})
+        await settle(lambda: seen)
+        await client.create_response()
         await service.heard_type("response.create")
 
 
@@ -912,6 +1043,64 @@ async def test_a_lost_connection_is_an_error_and_ends_every_wait() -> None:
         assert isinstance(greeting, RealtimeError)
         assert [error.code for error in errors] == ["connection_lost"]
         assert not client.is_connected
+
+
+@pytest.mark.parametrize("who", ["the service", "the client"])
+async def test_the_greeting_of_a_session_that_is_over_counts_no_more(who: str) -> None:
+    async with talking() as (client, service):
+        await (service.hang_up(1011) if who == "the service" else client.disconnect())
+        await settle(lambda: not client.is_connected)
+        with pytest.raises(RealtimeError) as caught:
+            await client.wait_for_session_created()
+        assert caught.value.code == "not_connected"
+
+
+@pytest.mark.parametrize("who", ["the service", "the client"])
+async def test_the_end_of_a_session_ends_the_waits_of_the_layer_below(who: str) -> None:
+    async with talking() as (client, service):
+        waiting = asyncio.create_task(client.realtime.wait_for_next("server.response.done"))
+        told = asyncio.create_task(client.realtime.wait_for_next("close"))
+        await asyncio.sleep(0)
+        await (service.hang_up() if who == "the service" else client.realtime.disconnect())
+        assert await asyncio.wait_for(waiting, 5) is None
+        assert await asyncio.wait_for(told, 5) == {"error": False, "code": 1000}
+
+
+async def test_a_disconnect_that_is_cancelled_leaves_nothing_open_and_ends_no_later_session() -> None:
+    async with talking() as (client, service):
+        closes: list[Any] = []
+        client.realtime.on("close", closes.append)
+        service.stop_reading()
+        leaving = asyncio.create_task(client.disconnect())
+        await settle(lambda: client.realtime._leaving)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert closes == [{"error": False, "code": 1000}]
+        assert not client.is_connected
+        (closing,) = client.realtime._closing
+        late: list[Any] = []
+        client.realtime.on("server.late", late.append)
+        await service.say({"type": "late"})
+        service.go_on_reading()
+        service.connected.clear()
+        await client.connect()
+        await asyncio.wait_for(closing, 5)
+        await service.say(CREATED)
+        assert await client.wait_for_session_created()
+        assert len(closes) == 1
+        assert late == []
+        await settle(lambda: service.sessions == 1)
+
+
+async def test_a_session_that_was_lost_is_kept_alive_no_longer() -> None:
+    async with talking(profile="meshapi") as (client, service):
+        keeper = client.realtime._keeper
+        assert keeper is not None
+        await service.hang_up(1011)
+        await settle(lambda: not client.is_connected)
+        await asyncio.wait([keeper], timeout=5)
+        assert keeper.cancelled()
 
 
 async def test_a_listener_that_raises_does_not_stop_the_conversation() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from openai.types.realtime import RealtimeClientEvent
 from pydantic import TypeAdapter
@@ -15,6 +16,7 @@ from bridge.localmodel.brain import Brain, Heard
 from bridge.localmodel.server import LocalModel
 from bridge.realtime import RealtimeClient, connect
 from bridge.realtime.client import SERVER_VAD
+from bridge.realtime.profiles import builtin
 from tests.realtime.test_dialect import unknown_fields
 
 BRAIN = Brain.from_dict(
@@ -185,6 +187,40 @@ async def test_an_interruption_cuts_what_was_said_to_what_was_heard(model: Local
     assert item.formatted.transcript == ""
     assert len(item.formatted.audio) == 4800
     assert [error.code for error in errors if error.code != "response_cancel_not_active"] == []
+    await client.disconnect()
+
+
+async def test_sound_in_binary_frames_belongs_to_the_answer_being_said() -> None:
+    profile = msgspec.structs.replace(builtin()["local"], binary_audio=True)
+    script = {"binary_audio": True, "speed": 4}
+    async with LocalModel({"local": BRAIN}, recogniser=Toronto(), detection="energy", script=script) as model:
+        client = RealtimeClient(profile=profile, url=address(model))
+        await client.connect()
+        await client.send_user_message_content([{"type": "input_text", "text": "What city is this?"}])
+        async with asyncio.timeout(10):
+            while not (answers := [it for it in client.conversation.get_items() if it.role == "assistant"]) or (
+                answers[0].formatted.audio_ms < 300
+            ):
+                await client.wait_for_next("conversation.updated")
+        (answer,) = answers
+        errors: list[RealtimeError] = []
+        client.on("error", errors.append)
+        await client.cancel_response(answer.id, sample_count=4800)
+        await client.realtime.wait_for_next("server.conversation.item.truncated", 10)
+        assert client.conversation.get_items()[1:] == [answer]
+        assert answer.formatted.audio_ms == 200
+        assert not errors
+        await client.disconnect()
+
+
+async def test_the_first_response_beside_the_conversation_is_known_as_one(model: LocalModel) -> None:
+    client = RealtimeClient(profile="local", url=address(model), api_key="k")
+    await client.connect()
+    question = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "What city is this?"}]}
+    await client.realtime.send("response.create", {"response": {"conversation": "none", "input": [question]}})
+    done = await client.realtime.wait_for_next("server.response.done", 10)
+    assert done["response"]["output"]
+    assert client.conversation.get_items() == []
     await client.disconnect()
 
 

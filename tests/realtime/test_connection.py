@@ -241,19 +241,27 @@ async def test_what_came_before_the_first_handler_is_not_lost() -> None:
         await connection.close()
 
 
-async def test_a_handler_that_raises_does_not_end_the_session() -> None:
+@pytest.mark.parametrize("failure", [ValueError("mine"), asyncio.CancelledError()])
+async def test_a_handler_that_raises_does_not_end_the_session(failure: BaseException) -> None:
     async with running() as service:
         connection = await join(service)
         heard: list[Any] = []
 
-        def broken(message: Any) -> None:
-            raise ValueError("mine")
+        async def broken(message: Any) -> None:
+            raise failure
+
+        def broken_close(code: int, reason: str) -> None:
+            raise failure
 
         connection.on("message", broken).on("message", heard.append)
         await service.say({"type": "a"}, {"type": "b"})
-        while len(heard) < 2:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            while len(heard) < 2:
+                await asyncio.sleep(0)
+        closes: list[Any] = []
+        connection.on("close", broken_close).on("close", lambda *how: closes.append(how))
         await connection.close()
+        assert closes == [(1000, "")]
         with pytest.raises(UsageError):
             connection.on("mesage", broken)  # type: ignore[arg-type]
 
@@ -281,7 +289,9 @@ async def test_closing_waits_for_the_handshake_and_twice_is_harmless() -> None:
             raise AssertionError("nothing comes after the end")
 
 
-async def test_a_message_of_eight_megabytes_is_taken_and_a_larger_one_ends_the_session() -> None:
+async def test_a_large_message_is_taken_and_a_larger_one_ends_the_session() -> None:
+    minutes_of_audio = 140 * 48_000 * 4 // 3  # as an item that is retrieved has it
+    assert MAX_FRAME_BYTES > max(16 << 20, minutes_of_audio)
     async with running() as service:
         connection = await join(service)
         await service.say('"' + "x" * (MAX_FRAME_BYTES - 2) + '"')
@@ -292,7 +302,93 @@ async def test_a_message_of_eight_megabytes_is_taken_and_a_larger_one_ends_the_s
         assert connection.close_code == 1009
 
 
-async def test_messages_nobody_asks_for_stop_the_reading() -> None:
+async def test_a_handler_that_takes_its_time_keeps_no_ping_from_being_answered() -> None:
+    async with running() as service:
+        connection = await join(service)
+        go_on = asyncio.Event()
+        heard: list[Any] = []
+
+        async def slow(message: Any) -> None:
+            await go_on.wait()
+            heard.append(message.event["type"])
+
+        connection.on("message", slow)
+        await service.say(*({"type": str(number)} for number in range(600)))
+        await service.answered_ping()
+        assert heard == []
+        go_on.set()
+        await service.hang_up()
+        await asyncio.wait_for(connection._reader, 5)
+        assert heard == [str(number) for number in range(600)]
+
+
+async def test_who_receives_slowly_keeps_no_ping_from_being_answered_and_loses_nothing() -> None:
+    async with running() as service:
+        connection = await join(service)
+        await service.say({"type": "first"})
+        await connection.receive()
+        await service.say(*({"type": str(number)} for number in range(600)))
+        await service.answered_ping()
+        await service.hang_up()
+        heard = [message.event["type"] async for message in connection if message.event]
+        assert heard == [str(number) for number in range(600)]
+
+
+async def test_the_socket_is_not_read_while_too_many_bytes_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.realtime.connection._MAX_WAITING_BYTES", 1 << 20)
+    monkeypatch.setattr("bridge.realtime.connection._MAX_WAITING", 1)
+    async with running() as service:
+        connection = await join(service)
+        frame = '"' + "x" * (1 << 17) + '"'
+        async with asyncio.TaskGroup() as group:
+            saying = group.create_task(service.say(*([frame] * 400)))
+            while connection._waiting_bytes < 1 << 20:
+                await asyncio.sleep(0)
+            for _ in range(200):
+                await asyncio.sleep(0)
+            assert connection._waiting_bytes < (1 << 20) + 2 * len(frame)
+            assert not saying.done()
+            for _ in range(400):
+                assert (await connection.receive()).text == frame
+        await connection.close()
+
+
+async def test_whoever_closes_while_too_much_waits_hears_how_the_service_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bridge.realtime.connection._MAX_WAITING_BYTES", 1)
+    monkeypatch.setattr("bridge.realtime.connection._MAX_WAITING", 1)
+    async with running() as service:
+        connection = await join(service)
+        await service.say(*('{"type":"x"}' for _ in range(20)))
+        await connection.close()
+        assert connection.close_code == 1000
+
+
+async def test_a_handler_that_hangs_is_left_and_the_close_is_told_with_its_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bridge.realtime.connection.CLOSE_S", 0.05)
+    async with running() as service:
+        connection = await join(service)
+        hangs = asyncio.Event()
+        closes: list[Any] = []
+
+        async def hang(message: Any) -> None:
+            hangs.set()
+            await asyncio.Event().wait()
+
+        connection.on("message", hang).on("close", lambda *how: closes.append(how))
+        await service.say({"type": "a"})
+        await asyncio.wait_for(hangs.wait(), 5)
+        await connection.close(1000, "enough")
+        assert connection.close_code == 1000
+        assert closes == [(1000, "enough")]
+        await connection.close()
+        assert len(closes) == 1
+
+
+async def test_of_messages_nobody_asks_for_a_few_are_read_ahead() -> None:
     async with running() as service:
         connection = await join(service)
         async with asyncio.TaskGroup() as group:
@@ -423,10 +519,12 @@ async def test_without_a_key_the_service_wants_nobody_is_called(monkeypatch: pyt
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-read")
     with pytest.raises(UsageError, match=r"^api_key: missing; profile openai refuses .*no variable of the environment"):
         await connect(profile="openai")
-    with pytest.raises(UsageError, match=r"^api_key: missing"):
-        async with connect(url="wss://service.example.test/v1/realtime"):
-            pass
-    for profile, url in (("openai", "ws://127.0.0.1:9"), ("local", "wss://service.example.test/v1/realtime")):
+    for profile, url in (("openai", "wss://api.openai.com/v1/realtime"), ("azure", "wss://me.openai.azure.com")):
+        with pytest.raises(UsageError, match=r"^api_key: missing"):
+            async with connect(profile=profile, url=url):
+                pass
+    relay = "wss://relay.example.test/v1/realtime"
+    for profile, url in (("openai", "ws://127.0.0.1:9"), ("local", relay), ("openai", relay), ("azure", relay)):
         with pytest.raises(AssertionError, match="touched"):
             await connect(profile=profile, url=url)
 

@@ -68,6 +68,32 @@ def test_an_agents_message_grows_and_completes_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_a_message_announced_as_completed_is_completed_once_and_no_answers_end_changes_it(role: str) -> None:
+    conversation = Conversation()
+    seed = item(role=role, status="completed")
+    changes = play(
+        conversation,
+        added(seed, "conversation.item.created"),
+        {"type": "response.done", "response": {"id": "r", "status": "cancelled"}},
+        {"type": "conversation.item.done", "item": seed},
+    )
+    assert [(change.appended, change.completed) for change in changes] == [(True, True), (False, False)]
+    assert only(conversation).status == "completed"
+
+
+def test_an_answers_message_is_completed_when_it_is_done_whatever_it_was_announced_as() -> None:
+    conversation = Conversation()
+    wire = item(status="completed")
+    changes = play(
+        conversation,
+        {"type": "response.output_item.added", "response_id": "r", "item": wire},
+        added(wire, "conversation.item.created"),
+        {"type": "response.output_item.done", "response_id": "r", "item": wire},
+    )
+    assert [(change.appended, change.completed) for change in changes] == [(True, False), (False, True)]
+
+
 @pytest.mark.parametrize("name", ["conversation.item.added", "conversation.item.created"])
 def test_an_item_announced_twice_is_the_same_item(name: str) -> None:
     conversation = Conversation()
@@ -155,6 +181,20 @@ def test_truncating_cuts_the_audio_and_takes_the_words_everywhere() -> None:
     assert it.content[0]["transcript"] == ""
 
 
+@pytest.mark.parametrize("odd", [{}, [], ["audio"], 3, None])
+def test_a_part_whose_type_is_no_text_is_neither_audio_nor_text(odd: Any) -> None:
+    conversation = Conversation()
+    part = {"type": odd, "text": "Hi", "transcript": "Hello"}
+    play(
+        conversation,
+        added(item(content=[part])),
+        {"type": "response.content_part.added", "item_id": "i", "content_index": 1, "part": {"type": odd}},
+        {"type": "conversation.item.truncated", "item_id": "i", "audio_end_ms": 30},
+    )
+    assert only(conversation).audio_index() is None
+    assert only(conversation).formatted.text == ""
+
+
 def test_unknown_items_are_neither_cut_nor_deleted() -> None:
     conversation = Conversation()
     assert play(conversation, {"type": "conversation.item.truncated", "item_id": "x", "audio_end_ms": 1}) == []
@@ -166,6 +206,30 @@ def test_a_deleted_item_is_gone() -> None:
     play(conversation, added(item()), {"type": "conversation.item.deleted", "item_id": "i"})
     assert conversation.get_items() == []
     assert conversation.get_item("i") is None
+
+
+def test_what_is_still_said_of_a_deleted_item_does_not_bring_it_back() -> None:
+    conversation = Conversation()
+    bare = {"type": "response.output_audio.delta", "delta": "AAAA"}
+    words = {"type": "response.output_audio_transcript.delta", "item_id": "i", "delta": "Hello"}
+    call = {"type": "response.function_call_arguments.done", "item_id": "f", "name": "f", "arguments": "{}"}
+    play(
+        conversation,
+        {"type": "response.created", "response": {"id": "r"}},
+        {"type": "response.output_item.added", "response_id": "r", "item": item()},
+        added(item()),
+        added(item("function_call", id="f")),
+        bare,
+        {"type": "conversation.item.deleted", "item_id": "i"},
+        {"type": "conversation.item.deleted", "item_id": "f"},
+    )
+    late = [bare, words, call, {"type": "response.content_part.added", "item_id": "i", "part": {"type": "audio"}}]
+    done = {"type": "response.output_item.done", "response_id": "r", "item": item(status="completed")}
+    assert play(conversation, *late, done, {"type": "response.done", "response": {"id": "r"}}) == []
+    assert conversation.get_items() == []
+    (again,) = play(conversation, added(item()))
+    assert again.appended, "the id may be given to another item"
+    assert play(conversation, words)[0].item is only(conversation)
 
 
 def test_a_tool_call_gathers_its_arguments_and_completes_with_its_item() -> None:
@@ -214,6 +278,44 @@ def test_a_service_that_announces_nothing_fills_the_cache_too() -> None:
     )
     assert [(change.appended, change.completed) for change in changes] == [(True, False), (False, False), (False, True)]
     assert it.audio_index() == 0
+
+
+def test_sound_without_ids_belongs_to_the_item_being_said() -> None:
+    conversation = Conversation()
+    bare = {"type": "response.output_audio.delta", "delta": base64.b64encode(bytes(480)).decode()}
+    words = {"type": "response.output_audio_transcript.delta", "delta": "A"}
+    for name in ("i", "j"):
+        play(
+            conversation,
+            {"type": "response.created", "response": {"id": f"r{name}"}},
+            {"type": "response.output_item.added", "response_id": f"r{name}", "item": item(id=name)},
+            bare,
+            {**words, "response_id": f"r{name}", "item_id": name},
+            bare,
+            {"type": "response.done", "response": {"id": f"r{name}", "status": "completed"}},
+        )
+    assert [(it.id, it.formatted.transcript, it.formatted.audio_ms) for it in conversation.get_items()] == [
+        ("i", "A", 20.0),
+        ("j", "A", 20.0),
+    ]
+
+
+def test_answers_whose_only_name_is_that_of_their_end_are_items_each() -> None:
+    conversation = Conversation()
+    completed = []
+    for number in range(3):
+        completed += [
+            change.item.id
+            for change in play(
+                conversation,
+                {"type": "response.text.delta", "delta": f"{number}"},
+                {"type": "response.audio.delta", "delta": "AAAA"},
+                {"type": "response.done", "response": {"id": f"r{number}", "status": "completed"}},
+            )
+            if change.completed
+        ]
+    assert [it.formatted.text for it in conversation.get_items()] == ["0", "1", "2"]
+    assert completed == [it.id for it in conversation.get_items()]
 
 
 def test_the_audio_kept_of_all_items_is_bounded_and_its_length_is_not_forgotten() -> None:

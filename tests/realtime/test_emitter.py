@@ -58,12 +58,13 @@ async def test_a_wait_that_ends_leaves_no_listener_behind() -> None:
     assert not any(emitter._next.values())
 
 
-async def test_a_listener_that_raises_is_logged_and_every_other_one_is_called() -> None:
+@pytest.mark.parametrize("failure", [ValueError, asyncio.CancelledError])
+async def test_a_listener_that_raises_is_logged_and_every_other_one_is_called(failure: type[BaseException]) -> None:
     emitter = Emitter()
     heard: list[Any] = []
 
     def broken(payload: Any) -> None:
-        raise ValueError(payload)
+        raise failure(payload)
 
     for listen in (emitter.on, emitter.on_next):
         listen("a", broken)
