@@ -76,6 +76,7 @@ class _Over:
     handed_on_to: str
     at: float  # loop time
     will_ask: bool  # the carrier has not asked yet what comes after its stream
+    may_return: bool  # the caller was put through to somebody, and may be sent back to us
 
 
 Watchers = Callable[[Driver], tuple[Sequence[Watcher], Sequence[Watcher]]]
@@ -134,7 +135,7 @@ class Switchboard:
     def expect(self, incoming: IncomingCall) -> Expected | Refused:
         """A webhook announced a call. The same call announced again keeps its token, unless that is of no more use.
 
-        One that has ended stays ended.
+        One that has ended stays ended, unless its caller was put through and comes back.
         """
         known = self._lines.get(incoming.carrier_call_id)
         if known is not None:
@@ -143,7 +144,8 @@ class Switchboard:
             call_id = known.driver.plan.call_id
             log.info("call_announced_again", call_id=call_id, carrier_call_id=known.carrier_call_id)
             return Expected(call_id, known.token)
-        if incoming.carrier_call_id in self._over:
+        over = self._over.get(incoming.carrier_call_id)
+        if over is not None and not over.may_return:
             return Refused("over")
         if self._draining or self.full:
             return Refused("draining" if self._draining else "full")
@@ -240,7 +242,8 @@ class Switchboard:
         line.driver.end(EndReason.DRAINED)  # a task cancelled before its first step
         reason = line.driver.ended.result()
         will_ask = line.claimed and reason is not EndReason.CALLER_LEFT
-        self._over[line.carrier_call_id] = _Over(line.driver.handed_on_to, self._now, will_ask)
+        may_return = reason is EndReason.TRANSFERRED
+        self._over[line.carrier_call_id] = _Over(line.driver.handed_on_to, self._now, will_ask, may_return)
         if len(self._over) > _REMEMBERED:
             del self._over[next(iter(self._over))]
         plan = line.driver.plan
@@ -256,7 +259,7 @@ class Switchboard:
         if line is not None:
             line.driver.deliver(ev.CallerLeft("status"))
         if over is not None:
-            over.will_ask = False
+            over.will_ask = over.may_return = False
 
     def find(self, carrier_call_id: str) -> Driver | None:
         line = self._lines.get(carrier_call_id)

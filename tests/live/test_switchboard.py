@@ -260,6 +260,23 @@ def test_a_call_announced_again_after_its_end_is_no_second_call(run: Callable[..
     run(main)
 
 
+def test_a_caller_who_was_put_through_may_come_back(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, _ = office.connect()
+        driver.handed_on_to = "+15550009"
+        driver.end(EndReason.TRANSFERRED)
+        await settle()
+        again = office.expect("CA1")
+        assert again.call_id != driver.plan.call_id and office.board.active_calls == 1
+        assert office.board.handed_on_to("CA1") == "", "the new call's own"
+        office.board.find("CA1").end(EndReason.TRANSFERRED)
+        await settle()
+        office.board.ended_by_status("CA1", "completed")
+        assert office.board.expect(incoming("CA1")) == Refused("over")
+
+    run(main)
+
+
 def test_whom_a_call_was_handed_on_to_is_remembered_after_its_end(run: Callable[..., None]) -> None:
     async def main(office: Office) -> None:
         driver, _ = office.connect()
