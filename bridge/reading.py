@@ -67,7 +67,7 @@ def parse(text: str, source: str, loader: Loader = yaml.SafeLoader) -> tuple[Any
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"{source}, line {mark.line + 1}" if mark is not None else source
         raise ValueError(f"{where}: not YAML: {problem or 'it holds characters no text has'}. Mend the line") from None
-    except ValueError:  # the constructor of a date; PyYAML lets it out as it is
+    except (ValueError, LookupError, AttributeError):  # of the constructors; PyYAML lets them out as they are
         why = "it holds a date or a number that is none. Mend it, or put it in quotes"
         raise ValueError(f"{source}: not YAML: {why}") from None
 

@@ -138,6 +138,7 @@ class Playout(msgspec.Struct):
         for item in self.items.values():
             item.foreign = item.closed = True
         self.items = {f"{name}\0": item for name, item in self.items.items()}
+        self.response_id, self.response_ms = "", 0.0
         for piece in self.queue:
             piece.item_id = piece.item_id and f"{piece.item_id}\0"
         for one in self.slices:

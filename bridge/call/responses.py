@@ -71,8 +71,9 @@ def _start(desk: Desk, response_id: str) -> None:
 def spoke(desk: Desk, event: ev.ModelSpoke) -> None:
     state, turns = desk.state, desk.turns
     response_id = event.response_id
-    if response_id in turns.finished:
-        return  # too late: nothing would ever say that this is all of it
+    if response_id in turns.finished:  # too late: nothing would ever say that this is all of it
+        desk.transcript.agent_missed(event.item_id, len(event.audio) / desk.ledger.bytes_per_ms)
+        return
     if response_id != turns.response_id and turns.welcome(response_id):
         _start(desk, response_id)  # a service that does not name its responses beforehand
     if not event.audio or not turns.welcome(response_id):
@@ -163,7 +164,7 @@ def _brought_nothing(desk: Desk, event: ev.ResponseEnded) -> bool:
     if desk.turns.spoke or desk.state.tools.open or desk.state.tools.owed:
         return False
     if event.status == "completed" and not desk.turns.worded:
-        return desk.state.ending is None  # nothing at all
+        return desk.state.ending is None and not desk.turns.expecting  # nothing at all
     return event.status != "cancelled"
 
 

@@ -49,10 +49,10 @@ class ToolCalls(msgspec.Struct):
         """Take a request. None: run the tool; else the output to refuse it with (empty for a repeat: say nothing)."""
         if call.tool_call_id in self.seen:
             return ""
-        if call.tool_call_id in self.open:  # a session that is gone gave a call this id, too
-            return STILL_RUNNING
         self.seen.append(call.tool_call_id)
         del self.seen[:-_REMEMBERED]
+        if call.tool_call_id in self.open:  # a session that is gone gave a call this id, too
+            return STILL_RUNNING
         self.this_turn += 1
         self.ever += 1
         if self.this_turn > per_turn or self.ever > per_call:

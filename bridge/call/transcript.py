@@ -127,6 +127,13 @@ class Transcript(msgspec.Struct):
     def agent_spoke(self, item_id: str, ms: float, now: float) -> None:
         self._agents(item_id, now).received_ms += ms
 
+    def agent_missed(self, item_id: str, ms: float) -> None:
+        """So much of an item was never played: its words are not all heard."""
+        entry = self.find(item_id)
+        if entry is not None and entry.role == "agent":
+            entry.received_ms += ms
+            entry.partial = entry.cut = True
+
     def agent_said(self, item_id: str, text: str, now: float) -> None:
         entry = self._agents(item_id, now)
         if len(entry.text) < _LONGEST_TEXT:
@@ -168,7 +175,7 @@ class Transcript(msgspec.Struct):
         """The same up to the first entry that may still change; the rest is for `untold_history`."""
         settled = list(itertools.takewhile(lambda entry: entry.settled, self.entries))
         for place, entry in enumerate(self.entries):
-            entry.told = place < len(settled)
+            entry.told = place < len(settled) and (entry.role == "tool" or bool(entry.heard_text))  # words may be late
         return _seed(settled, unanswered_tool)
 
     def untold_history(self, unanswered_tool: str) -> tuple[HistoryItem, ...]:

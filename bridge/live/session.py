@@ -202,7 +202,9 @@ class Session:
             code = fact.code if isinstance(fact, ev.ModelComplained) else fact.reason
             self._leg.circuits.refused(self._target, code, fact.message)
         if isinstance(fact, ev.ModelComplained) and fact.cure == "note" and self._configured and not self._ready:
-            self._refused = fact
+            about = self._decoder.complaint.param if self._decoder.complaint is not None else ""
+            if about.startswith("session") or not (about or self._history):  # else of what was said before
+                self._refused = fact
         if self._leg.in_use(self):
             self._driver.deliver(fact)
         elif isinstance(fact, ev.ModelComplained) and fact.cure in ("rotate", "fatal"):

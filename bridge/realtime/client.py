@@ -91,7 +91,7 @@ class RealtimeClient(Emitter):
         self._heard = self._new_input()
         self._active: set[str] = set()  # responses the service is making
         self._over = Recent()  # responses that ended
-        self._aside: set[str] = set()  # responses being made beside the conversation
+        self._aside = Recent()  # responses beside the conversation; what is late of them is, too
         self._conversation_named = False  # by some response of this session: one that names none is beside it
         self._asked = ""  # the event that asked for a response, until it is created or refused
         self._committed = ""  # the event that last committed the caller's audio
@@ -378,10 +378,7 @@ class RealtimeClient(Emitter):
                 if response_id:
                     self._aside.add(response_id)
                 return True
-        aside = response_id in self._aside
-        if kind == "response.done":
-            self._aside.discard(response_id)
-        return aside
+        return response_id in self._aside
 
     def _changed(self, change: Change) -> None:
         self.dispatch("conversation.updated", {"item": change.item, "delta": change.delta})
@@ -435,7 +432,7 @@ class RealtimeClient(Emitter):
     def _ended(self, why: RealtimeError) -> None:
         self._active.clear()
         self._over = Recent()
-        self._aside.clear()
+        self._aside = Recent()
         self._conversation_named = False
         self._asked = ""
         self._wish = False

@@ -238,7 +238,7 @@ def _not_text(value: Any) -> Iterator[str]:
     """Names that are none in JSON, however deep: YAML reads a bare on, off, yes or no as a truth value."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            if not isinstance(name, str):
+            if isinstance(name, bool) or not isinstance(name, str | int):
                 yield f"`parameters` has a name that YAML reads as {name!r}; write it in quotes"
             yield from _not_text(inner)
     elif isinstance(value, list):
@@ -261,7 +261,7 @@ def _not_offerable(schema: Any, where: str) -> Iterator[str]:
         yield f"{where}: `required` must be a list of names, not {required!r}"
     if not isinstance(enum, list):
         yield f"{where}: `enum` must be a list, not {enum!r}"
-    elif schema.get("type") == "string" and not all(isinstance(value, str) for value in enum):
+    elif schema.get("type") == "string" and not all(value is None or isinstance(value, str) for value in enum):
         yield f"{where}: `enum` must hold text only, not {enum!r}; write each in quotes"
     if isinstance(schema.get("items"), dict):
         yield from _not_offerable(schema["items"], f"{where}[]")

@@ -750,6 +750,49 @@ def test_a_response_with_nothing_in_it_is_asked_for_once_more() -> None:
     )
 
 
+def test_an_empty_response_is_not_asked_for_again_where_another_answer_is_expected() -> None:
+    book = Playbook.connected(plan(barge_in="off"))
+    book.play(
+        at(0, caller_speaks("c1")),
+        at(500, caller_stops("c1"), turn_ends("c1"), response("r1")),
+        at(600, caller_speaks("c2")),
+        at(900, caller_stops("c2"), turn_ends("c2")),
+        at(950, ends("r1")),
+        at(1000, response("r2"), says("r2", "i2", 100), ends("r2")),
+        at(3000),
+    )
+
+
+def test_words_of_audio_that_came_too_late_are_not_heard() -> None:
+    book = Playbook.connected()
+    book.play(
+        at(0, response("r1"), words("r1", "i", "one two"), says("r1", "i", 1000), ends("r1")),
+        at(500, words("r1", "i", " three four"), says("r1", "i", 1000)),
+        at(2000, lost(1), CLOSE_MODEL, open_model(2, 0, agent("one two"))),
+    )
+
+
+def test_words_that_come_after_the_next_session_was_opened_are_told_to_it_when_it_takes_over() -> None:
+    book = Playbook.connected(plan(model=SHORT_LIVED, max_call_s=0))
+    book.play(
+        at(479_000, response("r1"), says("r1", "i", 500), ends("r1")),
+        at(480_000, open_model(2, 0)),
+        at(480_050, words("r1", "i", "Your code is 4711.")),
+        at(480_100, ready(2), switch(2, agent("Your code is 4711."))),
+    )
+
+
+def test_a_long_response_of_a_lost_session_leaves_the_next_ones_its_whole_length() -> None:
+    book = Playbook.connected()
+    book.play(
+        at(0, response("r1"), says("r1", "i", 90_000)),
+        at(1000, lost(1), CLOSE_MODEL, open_model(2, 0)),
+        at(1100, ready(2), ask(RESUME)),
+        at(1200, response("r1"), says("r1", "i", 50_000)),
+        at(1300),
+    )
+
+
 def test_items_of_the_same_id_are_heard_one_after_the_other() -> None:
     book = Playbook.connected()
     book.play(
@@ -773,7 +816,8 @@ def test_a_tool_call_whose_id_a_lost_session_still_waits_for_is_put_off() -> Non
             open_model(2, 0, do.HistoryItem("tool", STILL_RUNNING, "t1", "look_up", "{}")),
         ),
         at(400, ready(2)),
-        at(500, response("r1"), asks_tool("t1", arguments='{"b": 1}'), submit("t1", STILL_RUNNING), ends("r1")),
+        at(500, response("r1"), asks_tool("t1", arguments='{"b": 1}'), submit("t1", STILL_RUNNING)),
+        at(510, asks_tool("t1", arguments='{"b": 1}'), ends("r1")),
         at(600, tool_done("t1"), do.TellModel("note", 'The tool look_up has answered by now: "ok"'), ASK),
     )
 

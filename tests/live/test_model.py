@@ -99,6 +99,27 @@ async def test_a_service_that_refuses_our_configuration_is_not_spoken_to_with_it
 
 
 @on_virtual_time
+async def test_a_complaint_about_what_was_said_before_is_none_about_the_configuration() -> None:
+    service = Service()
+    line = await call(service)
+    heard = facts(line)
+    service.last.greets()
+    service.last.confirms()
+    item = "item of r1"
+    service.last.says("response.output_audio_transcript.delta", response_id="r1", item_id=item, delta="Hello.")
+    service.last.answers("r1")
+    await asyncio.sleep(3)
+    service.last.drops()
+    await asyncio.sleep(0.1)
+    service.last.greets()
+    for param in ("item.content[0].type", None):
+        service.last.says("error", error={"code": "invalid_value", "message": "no such part", "param": param})
+    await asyncio.sleep(2.1)
+    assert ev.ModelReady(2) in heard
+    await hang_up(line)
+
+
+@on_virtual_time
 async def test_a_service_that_complains_and_confirms_is_taken_at_its_word() -> None:
     service = Service()
     line = await call(service)

@@ -89,7 +89,10 @@ def test_what_no_tool_can_take_is_said_before_a_call(schema: str, complaint: str
 
 
 def test_a_tool_takes_every_schema_of_json() -> None:
-    schema = "properties: {a: {type: [string, 'null'], enum: [x, null]}, b: {enum: [1, true]}, 'on': {}}, required: [a]"
+    schema = (
+        "properties: {a: {type: [string, 'null'], enum: [x, null]}, b: {enum: [1, true]}, 'on': {}, "
+        "c: {type: string, nullable: true, enum: [x, null]}, d: {x-labels: {1: one}}}, required: [a]"
+    )
     agent(f"tools: [{{name: f, description: d, python: 'a:b', parameters: {{type: object, {schema}}}}}]")
 
 
