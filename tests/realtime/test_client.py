@@ -968,7 +968,7 @@ async def test_a_response_beside_the_conversation_is_shown_and_changes_nothing(
         await client.add_tool(WEATHER, ran.append)
         client.on("realtime.event", lambda entry: shown.append(entry["event"]["type"]))
         begun = {"type": "response.created", "response": aside}
-        events = [begun, *spoken("o", "b"), *call("o", 1), done("o")]
+        events = [begun, *spoken("o", "b"), *call("o", 1), done("o"), *spoken("o", "b"), *call("o", 2)]
         events = [event for event in events if not event["type"].startswith("conversation.")]
         named = [created("r"), *spoken("r", "a"), done("r")]
         await service.say(*named, *events, created("s"), *spoken("s", "c"), {"type": "marker"})
