@@ -8,15 +8,24 @@ and comes after it.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 _REMEMBERED = 16  # ids of responses kept per list; a service has two or three on its mind
 
 
-class Wish(msgspec.Struct, frozen=True):
-    """A response we want. `why` is for the record; `instructions` apply to this response only."""
+Why = Literal[
+    "greeting", "answer", "goodbye", "resume", "tool", "digits", "again", "idle", "limit_warning", "transfer_failed"
+]
 
-    why: str
+
+class Wish(msgspec.Struct, frozen=True):
+    """A response we want. A greeting, an answer and a goodbye have rules of their own; `instructions` apply to this
+    response only.
+    """
+
+    why: Why
     instructions: str = ""
     protected: bool = False  # the caller may not interrupt it
     must: bool = True  # another response does not do instead

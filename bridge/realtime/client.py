@@ -2,10 +2,12 @@
 
 It keeps the session's configuration, runs tools, and tells what changed in the conversation:
 
-realtime.event                 {"time", "source": "client" | "server", "event"}: everything sent and received
-conversation.updated           {"item", "delta"}: any change; delta is None or what was added conversation.item.appended
-{"item"} conversation.item.completed    {"item"} conversation.interrupted       {}: the service heard the caller begin;
-stop playing error                          RealtimeError: an error envelope, or a connection lost
+    realtime.event               {"time", "source": "client" | "server", "event"}: everything sent and received
+    conversation.updated         {"item", "delta"}: any change; delta is None or what was added
+    conversation.item.appended   {"item"}
+    conversation.item.completed  {"item"}
+    conversation.interrupted     {}: the service heard the caller begin; stop playing
+    error                        RealtimeError: an error envelope, or a connection lost
 
 Where the reference client is known to err this one does not: it uses the address and model it was given, keeps a
 bounded copy of audio, asks for one response after all tool calls of a response, runs no tool of a cut-off one, and
