@@ -1000,8 +1000,10 @@ async def test_a_response_that_is_over_holds_no_later_one_up(events: list[dict[s
         client.realtime.on("server.marker", seen.append)
         await service.say(*events, {"type": "marker"})
         await settle(lambda: seen)
+        assert not client._active
         await client.create_response()
-        await service.heard_type("response.create")
+        (asked,) = await service.heard_type("response.create")
+        assert asked["event_id"] == client._asked
 
 
 async def test_an_answer_refused_because_one_is_active_is_asked_for_again() -> None:

@@ -29,6 +29,15 @@ def audio(payload: bytes, **ids: str) -> dict[str, Any]:
     return {"type": "response.output_audio.delta", "delta": base64.b64encode(payload).decode(), "item_id": "i", **ids}
 
 
+def turn(start_ms: int, end_ms: int) -> list[dict[str, Any]]:
+    """The caller's, found by the service's detector."""
+    return [
+        {"type": "input_audio_buffer.speech_started", "item_id": "i", "audio_start_ms": start_ms},
+        {"type": "input_audio_buffer.speech_stopped", "item_id": "i", "audio_end_ms": end_ms},
+        added(item(role="user", content=[{"type": "input_audio"}])),
+    ]
+
+
 def only(conversation: Conversation) -> Item:
     (it,) = conversation.get_items()
     return it
@@ -124,13 +133,7 @@ def test_what_the_caller_said_is_cut_out_of_what_was_sent() -> None:
     heard.append(b"\1\0" * 24 * 50)
     heard.append(b"\2\0" * 24 * 50)
     conversation = Conversation()
-    play(
-        conversation,
-        {"type": "input_audio_buffer.speech_started", "item_id": "i", "audio_start_ms": 40},
-        {"type": "input_audio_buffer.speech_stopped", "item_id": "i", "audio_end_ms": 60},
-        added(item(role="user", content=[{"type": "input_audio"}])),
-        heard=heard,
-    )
+    play(conversation, *turn(40, 60), heard=heard)
     assert bytes(only(conversation).formatted.audio) == b"\1\0" * 240 + b"\2\0" * 240
 
 
@@ -138,13 +141,7 @@ def test_what_the_caller_said_is_as_long_as_its_own_format_says() -> None:
     heard = InputAudio(bytes_per_ms=8, keep_ms=1000)
     heard.append(b"\x55" * 800)
     conversation = Conversation(bytes_per_ms=48)
-    play(
-        conversation,
-        {"type": "input_audio_buffer.speech_started", "item_id": "i", "audio_start_ms": 20},
-        {"type": "input_audio_buffer.speech_stopped", "item_id": "i", "audio_end_ms": 60},
-        added(item(role="user", content=[{"type": "input_audio"}])),
-        heard=heard,
-    )
+    play(conversation, *turn(20, 60), heard=heard)
     assert only(conversation).formatted.audio_ms == 40
     play(conversation, audio(bytes(4800), item_id="agent"), heard=heard)
     assert conversation.get_items()[1].formatted.audio_ms == 100

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from bridge import settings
 from bridge.localmodel.brain import Brain
 from bridge.localmodel.frontdesk import FRONT_DESK
-from bridge.settings.agents import AfterMs, AgentFile
+from bridge.settings.agents import AfterMs, AgentFile, Tool
 
 
 def agent(text: str) -> AgentFile:
@@ -93,7 +93,11 @@ def test_a_tool_takes_every_schema_of_json() -> None:
         "properties: {a: {type: [string, 'null'], enum: [x, null]}, b: {enum: [1, true]}, 'on': {}, "
         "c: {type: string, nullable: true, enum: [x, null]}, d: {x-labels: {1: one}}}, required: [a]"
     )
-    agent(f"tools: [{{name: f, description: d, python: 'a:b', parameters: {{type: object, {schema}}}}}]")
+    (tool,) = agent(
+        f"tools: [{{name: f, description: d, python: 'a:b', parameters: {{type: object, {schema}}}}}]"
+    ).tools
+    assert isinstance(tool, Tool)
+    assert tool.parameters == {"type": "object", **yaml.safe_load(f"{{{schema}}}")}
 
 
 def sample(name: str) -> dict[str, Any]:
