@@ -8,8 +8,9 @@ from bridge.audio.formats import AudioFormat
 from bridge.call import actions as do
 from bridge.live import connect
 from bridge.live.circuit import Circuits
+from bridge.live.dialling import Dial
 from bridge.live.driver import Driver
-from bridge.live.session import Dial, Session
+from bridge.live.session import Session
 from bridge.live.together import Together
 from bridge.realtime.profiles import Target
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -22,6 +22,7 @@ from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.errors import RealtimeError, UsageError
 from bridge.live.circuit import Circuits
+from bridge.live.dialling import Dial, Line, ModelSocket, race
 from bridge.live.driver import Driver
 from bridge.live.together import Together
 from bridge.realtime import dialect as words
@@ -31,7 +32,6 @@ from bridge.realtime.wire import clean
 
 log = structlog.get_logger()
 
-_HEDGE_S: Final = 1.5
 _PING_S: Final = 5.0
 _PROBE_S: Final = 2.0
 _BUSY_S: Final = 1.0  # before a service is asked again that has too much to do and does not say for how long
@@ -39,32 +39,6 @@ _GREETING_S: Final = 3.0  # an open socket whose service says nothing for this l
 _CONFIRM_S: Final = 2.0  # a service that does not confirm its configuration is taken at its word after this
 _STALLED_BYTES: Final = 1 << 20
 _NOT_WELCOME: Final = frozenset({3000, 3003})  # close codes Unauthorized and Forbidden (IANA's registry for RFC 6455)
-
-
-class ModelSocket(Protocol):
-    """What a session needs of its socket; `CallSocket` is one."""
-
-    @property
-    def waiting_bytes(self) -> int: ...
-    def send(self, payload: bytes) -> None: ...
-    def send_binary(self, payload: bytes) -> None: ...
-    def keep_alive(self, *, every_s: float, within_s: float) -> None: ...
-    def probe(self, *, within_s: float) -> None: ...
-    def close(self, code: int = 1000, reason: str = "") -> None: ...
-
-
-class Dial(Protocol):
-    """How a socket to the service is opened; `connect.dial` is the real one."""
-
-    def __call__(
-        self,
-        url: str,
-        headers: Sequence[tuple[str, str]],
-        subprotocols: Sequence[str],
-        *,
-        on_message: Callable[[bytes, bool], None],
-        on_closed: Callable[[int, str], None],
-    ) -> Awaitable[ModelSocket]: ...
 
 
 class Leg(Protocol):
@@ -127,49 +101,17 @@ class Session:
             self._give_up(known, "fatal" if broken.left_s is None else None, broken.left_s)
             return
         try:
-            line = await self._race()
+            self._socket, line = await race(self._dial, f"session {self._number} of {self._driver.plan.call_id}")
         except RealtimeError as error:
             self._lost(error)
             return
-        assert self._socket is not None, "the race was won"
         self._set_alarm(_GREETING_S, self._not_greeted)
         self._socket.keep_alive(every_s=_PING_S, within_s=_PING_S)
         line.join(self)
 
-    async def _race(self) -> _Line:
-        """The first connection that opens; a second attempt starts when the first is slow. The other leaves nothing.
-
-        The winner's socket is the session's before anything else is awaited, so that closing the session closes it.
-        """
-        attempts = {self._attempt(1)}
-        try:
-            done, waiting = await asyncio.wait(attempts, timeout=_HEDGE_S)
-            if not done:
-                attempts.add(self._attempt(2))
-                done, waiting = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
-            while True:
-                for attempt in done:
-                    if attempt.exception() is None:
-                        attempts.discard(attempt)
-                        self._socket, line = attempt.result()
-                        return line
-                if not waiting:
-                    done.pop().result()  # raises what went wrong
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for attempt in attempts:
-                attempt.cancel()
-                attempt.add_done_callback(_close_unused)
-
-    def _attempt(self, number: int) -> asyncio.Task[tuple[ModelSocket, _Line]]:
-        call_id = self._driver.plan.call_id
-        return self._loop.create_task(self._dial(), name=f"attempt {number} at session {self._number} of {call_id}")
-
-    async def _dial(self) -> tuple[ModelSocket, _Line]:
-        line = _Line()
+    async def _dial(self, line: Line) -> ModelSocket:
         url, headers, subprotocols = self._target.request()
-        socket = await self._leg.dial(url, headers, subprotocols, on_message=line.message, on_closed=line.closed)
-        return socket, line
+        return await self._leg.dial(url, headers, subprotocols, on_message=line.message, on_closed=line.closed)
 
     def receive(self, payload: bytes, is_text: bool) -> None:
         """One frame of the service."""
@@ -412,41 +354,6 @@ class Session:
             self._opening.cancel()
         if self._socket is not None:
             self._socket.close()
-
-
-def _close_unused(attempt: asyncio.Task[tuple[ModelSocket, _Line]]) -> None:
-    """It was cancelled, or failed, or opened at the last moment."""
-    if not attempt.cancelled() and attempt.exception() is None:
-        attempt.result()[0].close()
-
-
-class _Line:
-    """One attempt's callbacks. What comes before its session listens is kept; a line that lost is never heard."""
-
-    def __init__(self) -> None:
-        self._kept: list[tuple[bytes, bool]] = []
-        self._kept_close: tuple[int, str] | None = None
-        self._session: Session | None = None
-
-    def join(self, session: Session) -> None:
-        self._session = session
-        for payload, is_text in self._kept:
-            session.receive(payload, is_text)
-        self._kept.clear()
-        if self._kept_close is not None:
-            session.socket_closed(*self._kept_close)
-
-    def message(self, payload: bytes, is_text: bool) -> None:
-        if self._session is not None:
-            self._session.receive(payload, is_text)
-        else:
-            self._kept.append((payload, is_text))
-
-    def closed(self, code: int, reason: str) -> None:
-        if self._session is not None:
-            self._session.socket_closed(code, reason)
-        else:
-            self._kept_close = (code, reason)
 
 
 def _rate(encoding: str | None, wanted_hz: int) -> int:

@@ -21,10 +21,10 @@ from bridge.call.plan import CallPlan
 from bridge.errors import EndReason, UsageError
 from bridge.live import connect
 from bridge.live.circuit import Circuits
+from bridge.live.dialling import Dial
 from bridge.live.driver import Driver, Outside, Watcher
 from bridge.live.model import ModelLeg
 from bridge.live.places import Places
-from bridge.live.session import Dial
 from bridge.live.together import Together
 from bridge.realtime.profiles import Target
 from bridge.settings.plans import Directory, IncomingCall

@@ -26,11 +26,12 @@ from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
 from bridge.realtime.api import RealtimeAPI
 from bridge.realtime.connection import pieces
-from bridge.realtime.conversation import NAMELESS, Change, Conversation, InputAudio, Item
+from bridge.realtime.conversation import NAMELESS, Change, Conversation, Item
 from bridge.realtime.dialect import GA_NAMES, MADE_UP
 from bridge.realtime.emitter import Emitter
 from bridge.realtime.envelope import read_error
-from bridge.realtime.memory import Recent
+from bridge.realtime.input_audio import InputAudio
+from bridge.realtime.memory import Conversations, Recent
 from bridge.realtime.profiles import Profile
 from bridge.realtime.session import from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt
@@ -94,7 +95,7 @@ class RealtimeClient(Emitter):
         self._active: set[str] = set()  # responses the service is making
         self._over = Recent()  # responses that ended
         self._aside = Recent()  # responses beside the conversation; what is late of them is, too
-        self._conversation_named = False  # by some response of this session: one that names none is beside it
+        self._conversations = self._new_conversations()
         self._asked = ""  # the event that asked for a response, until it is created or refused
         self._committed = ""  # the event that last committed the caller's audio
         self._wish = False  # a response is wanted as soon as none is active
@@ -372,14 +373,10 @@ class RealtimeClient(Emitter):
         """
         response = table(event.get("response"))
         response_id = wire_id(event.get("response_id")) or wire_id(response.get("id"))
-        if kind == "response.created":
-            conversation = response.get("conversation_id", "")
-            self._conversation_named = self._conversation_named or bool(conversation)
-            names = self._conversation_named or self.realtime.target.profile.names_conversations
-            if (conversation is None and names) or response.get("conversation") == "none":
-                if response_id:
-                    self._aside.add(response_id)
-                return True
+        if kind == "response.created" and self._conversations.outside(response):
+            if response_id:
+                self._aside.add(response_id)
+            return True
         return response_id in self._aside
 
     def _changed(self, change: Change) -> None:
@@ -435,7 +432,7 @@ class RealtimeClient(Emitter):
         self._active.clear()
         self._over = Recent()
         self._aside = Recent()
-        self._conversation_named = False
+        self._conversations = self._new_conversations()
         self._asked = ""
         self._wish = False
         self._tools.forget()
@@ -471,6 +468,9 @@ class RealtimeClient(Emitter):
         """Audio is counted in bytes: of two formats in one session it could not be told where in it anything is."""
         items = self.conversation.get_items()
         return self.is_connected and (self._heard.appended > 0 or any(item.formatted.audio_ms for item in items))
+
+    def _new_conversations(self) -> Conversations:
+        return Conversations(named=self.realtime.target.profile.names_conversations)
 
     def _new_input(self) -> InputAudio:
         return InputAudio(bytes_per_ms=self._bytes_per_ms("input_format"), keep_ms=self._keep_audio_s * 1000)

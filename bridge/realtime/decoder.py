@@ -39,7 +39,7 @@ from bridge.realtime.dialect import (
     Unknown,
 )
 from bridge.realtime.envelope import Complaint, read_error
-from bridge.realtime.memory import Call, Recent, Repeats, Response
+from bridge.realtime.memory import Call, Conversations, Recent, Repeats, Response
 from bridge.realtime.outcome import read_arguments, read_status, read_usage
 from bridge.realtime.session import read_format
 from bridge.realtime.wire import MAX_MESSAGE, clean, number, read_object, rows, table, whole, wire_id
@@ -78,7 +78,7 @@ class Decoder:
         self._ended = Recent()
         self._requested = Recent()  # tool calls that were asked for, or must never be
         self._caller = CallerTurns(self._make_up)
-        self._conversation_named = dialect.profile.names_conversations
+        self._conversations = Conversations(named=dialect.profile.names_conversations)
         self._made_up = 0
         self._readers: dict[str, Callable[[dict[str, Any], list[Fact]], None]] = {
             "session.created": self._session_created,
@@ -273,10 +273,7 @@ class Decoder:
         response_id = wire_id(body.get("id")) or wire_id(event.get("response_id"))
         if response_id and (response_id in self._open or response_id in self._ended):
             return
-        conversation = body.get("conversation_id", "")
-        if conversation:
-            self._conversation_named = True
-        out_of_band = (conversation is None and self._conversation_named) or body.get("conversation") == "none"
+        out_of_band = self._conversations.outside(body)
         self._start(response_id or self._make_up("response"), facts, out_of_band=out_of_band)
 
     def _response_done(self, event: dict[str, Any], facts: list[Fact]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -45,6 +46,21 @@ class Recent:
         self._members[member] = None
         if len(self._members) > _REMEMBERED:
             del self._members[next(iter(self._members))]
+
+
+class Conversations:
+    """Tells responses outside the conversation: a service that names conversations (`named`, or it is seen to) says
+    null for theirs.
+    """
+
+    def __init__(self, *, named: bool) -> None:
+        self._named = named
+
+    def outside(self, response: Mapping[str, Any]) -> bool:
+        """Of a response that was created, as the service describes it."""
+        conversation = response.get("conversation_id", "")
+        self._named = self._named or bool(conversation)
+        return (conversation is None and self._named) or response.get("conversation") == "none"
 
 
 class Repeats:

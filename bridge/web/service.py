@@ -22,9 +22,9 @@ from bridge.errors import ConfigError, EndReason
 from bridge.live import connect
 from bridge.live.carrier import CallServices, HttpClient, RestClient
 from bridge.live.companion import Companion
+from bridge.live.dialling import Dial
 from bridge.live.driver import Driver, Watcher
 from bridge.live.places import Places
-from bridge.live.session import Dial
 from bridge.live.switchboard import Switchboard
 from bridge.metrics import Metrics
 from bridge.records.journals import Journals

@@ -28,10 +28,10 @@ from bridge.call.events import CallerSpoke
 from bridge.call.machine import Call
 from bridge.call.plan import AgentPlan, CallPlan, Policies, SessionPlan
 from bridge.live.connect import _parsed
+from bridge.live.dialling import ModelSocket
 from bridge.live.driver import Driver
 from bridge.live.model import ModelLeg
 from bridge.live.phone import PhoneLeg
-from bridge.live.session import ModelSocket
 from bridge.live.websocket import CallSocket, client_wire, server_wire
 from bridge.metrics import Metrics
 from bridge.realtime.profiles import Target, builtin

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 from bridge.errors import RealtimeError
 from bridge.live import connect
-from bridge.live.session import Dial, ModelSocket
+from bridge.live.dialling import Dial, ModelSocket
 
 PING_S: Final = 5.0  # as often as a session asks its socket to
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bridge.realtime.conversation import Change, Conversation, InputAudio, Item
+from bridge.realtime.conversation import Change, Conversation, Item
+from bridge.realtime.input_audio import InputAudio
 from bridge.realtime.profiles import builtin
 from tests.realtime.test_wire import WIRE
 
