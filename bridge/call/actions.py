@@ -34,12 +34,6 @@ class ClearPlayback(Action, frozen=True, tag=True, gc=False):
     """Empty the carrier's buffer, and whatever of ours still waits in the outbox; the transcoder forgets its state."""
 
 
-class DropStream(Action, frozen=True, tag=True, gc=False):
-    """Close a media socket that was replaced by a newer one of the same call."""
-
-    stream_id: str
-
-
 class HangUp(Action, frozen=True, tag=True, gc=False):
     """End the call at the carrier: by REST where it is configured, else by closing the media socket."""
 
@@ -165,7 +159,6 @@ AnyAction = (
     PlayAudio
     | PlaceMark
     | ClearPlayback
-    | DropStream
     | HangUp
     | Transfer
     | OpenModel

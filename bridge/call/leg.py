@@ -21,7 +21,6 @@ def stream_started(desk: Desk, event: ev.StreamStarted) -> None:
     if state.stream_id == event.stream_id and desk.ledger.open:
         return
     if state.stream_id:
-        desk.ask(do.DropStream(state.stream_id))
         desk.note("stream_replaced")
     elif timers.running("stream_back"):
         timers.stop("stream_back")

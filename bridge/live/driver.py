@@ -91,7 +91,6 @@ class Driver:
             do.PlayAudio: lambda action: self.phone.play(action),
             do.PlaceMark: lambda action: self.phone.mark(action),
             do.ClearPlayback: self._clear,
-            do.DropStream: lambda action: None,  # `attach` does
             do.SendSilence: self._send_silence,
             do.ProbeModel: lambda action: self.model.probe(),
             do.OpenModel: self._open_model,

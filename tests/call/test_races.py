@@ -523,7 +523,7 @@ RACES: list[Story] = [
     story(
         "a second stream takes over: the old one is dropped, there is one session",
         at(0, response("r1"), says("r1", "hello", 2000)),
-        at(500, stream("MZ2"), do.DropStream("MZ1")),
+        at(500, stream("MZ2"), note("stream_replaced")),
         at(600, stream("MZ2")),
         race=25,
     ),

@@ -59,7 +59,7 @@ STORIES: list[Story] = [
     story(
         "the other comes first, as nobody has told us of the break: the old one's end is no news",
         at(0, *LONG),
-        at(1000, stream("MZ2"), do.DropStream("MZ1")),
+        at(1000, stream("MZ2"), note("stream_replaced")),
         at(12_000, caller_audio(20), sends_model(20)),
         on=COMES_BACK,
     ),
