@@ -24,6 +24,7 @@ from typing import Any
 
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
+from bridge.realtime.answers import Answers
 from bridge.realtime.api import RealtimeAPI
 from bridge.realtime.connection import pieces
 from bridge.realtime.conversation import NAMELESS, Change, Conversation, Item
@@ -31,7 +32,7 @@ from bridge.realtime.dialect import GA_NAMES, MADE_UP
 from bridge.realtime.emitter import Emitter
 from bridge.realtime.envelope import read_error
 from bridge.realtime.input_audio import InputAudio
-from bridge.realtime.memory import Conversations, Recent
+from bridge.realtime.memory import Conversations
 from bridge.realtime.profiles import Profile
 from bridge.realtime.session import from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt
@@ -92,13 +93,8 @@ class RealtimeClient(Emitter):
         self._one_by_one = asyncio.Lock()  # connecting and disconnecting, in the order they were asked for
         self._created: asyncio.Future[bool] | None = None
         self._heard = self._new_input()
-        self._active: set[str] = set()  # responses the service is making
-        self._over = Recent()  # responses that ended
-        self._aside = Recent()  # responses beside the conversation; what is late of them is, too
-        self._conversations = self._new_conversations()
-        self._asked = ""  # the event that asked for a response, until it is created or refused
+        self._answers = self._new_answers()
         self._committed = ""  # the event that last committed the caller's audio
-        self._wish = False  # a response is wanted as soon as none is active
         self._complaint: RealtimeError | None = None  # the last error envelope of this session
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listen()
@@ -266,8 +262,8 @@ class RealtimeClient(Emitter):
             # What is appended while we send comes after it; a refusal may come before the sending returns.
             self.conversation.queue_input_audio(self._heard.take())
             await self.realtime.send("input_audio_buffer.commit")
-        if self._active:
-            self._wish = True
+        if self._answers.active:
+            self._answers.wanted = True
             return
         await self.realtime.send("response.create")
 
@@ -291,9 +287,9 @@ class RealtimeClient(Emitter):
                 raise UsageError(f"item {item_id!r} is not a message of the agent")
         if not self.is_connected:
             raise RealtimeError("the client is not connected", code="not_connected")
-        self._wish = False
+        self._answers.wanted = False
         profile = self.realtime.target.profile
-        if profile.can_cancel and (self._active or self._asked):
+        if profile.can_cancel and self._answers.under_way:
             await self.realtime.send("response.cancel")
         if item is None:
             return None
@@ -342,15 +338,15 @@ class RealtimeClient(Emitter):
 
     def _client_event(self, event: dict[str, Any]) -> None:
         self._log("client", event)
-        if event["type"] == "response.create" and table(event.get("response")).get("conversation") != "none":
-            self._asked = event["event_id"]
+        if event["type"] == "response.create":
+            self._answers.asked(event)
         elif event["type"] == "input_audio_buffer.commit":
             self._committed = event["event_id"]
 
     def _server_event(self, event: dict[str, Any]) -> None:
         self._log("server", event)
         kind = GA_NAMES.get(event["type"], event["type"])
-        if self._is_aside(kind, event):
+        if self._answers.beside(kind, event):
             return
         match kind:
             case "session.created":
@@ -359,25 +355,13 @@ class RealtimeClient(Emitter):
             case "input_audio_buffer.speech_started":
                 self.dispatch("conversation.interrupted", {})
             case "response.created":
-                self._response_created(event)
+                self._answers.created(wire_id(table(event.get("response")).get("id")))
             case "error":
                 self._error(event)
         for change in self.conversation.process(event, self._heard):
             self._changed(change)
         if kind == "response.done":
             self._response_done(event)
-
-    def _is_aside(self, kind: str, event: dict[str, Any]) -> bool:
-        """Whether an event is of a response beside the conversation: its items are no part of it, and its calls are for
-        whoever asked for it.
-        """
-        response = table(event.get("response"))
-        response_id = wire_id(event.get("response_id")) or wire_id(response.get("id"))
-        if kind == "response.created" and self._conversations.outside(response):
-            if response_id:
-                self._aside.add(response_id)
-            return True
-        return response_id in self._aside
 
     def _changed(self, change: Change) -> None:
         self.dispatch("conversation.updated", {"item": change.item, "delta": change.delta})
@@ -389,35 +373,22 @@ class RealtimeClient(Emitter):
             if tool is not None and tool.name in self._tools and response_id:  # without one it is our own seed
                 self._spawn(self._tools.run(tool, response_id))
 
-    def _response_created(self, event: dict[str, Any]) -> None:
-        response_id = wire_id(table(event.get("response")).get("id"))
-        if response_id not in self._over:
-            self._active.add(response_id)
-        self._asked = ""
-        self._wish = False  # it knows all that was said before it
-
     def _response_done(self, event: dict[str, Any]) -> None:
         response = table(event.get("response"))
         response_id = wire_id(response.get("id"))
-        if response_id:
-            self._over.add(response_id)
-            self._active -= {response_id, ""}  # one without an id ends with whatever ends
-        else:
-            self._active.clear()
+        self._answers.done(response_id)
         completed = response.get("status", "completed") == "completed"
         self._tools.response_ended(response_id, completed=completed)
         self._tools.response_ended(NAMELESS, completed=completed)
-        if self._wish:
-            self._ask()
+        self._ask()
 
     def _error(self, event: dict[str, Any]) -> None:
         code, message, param, request_id = read_error(event)
         if code == "conversation_already_has_active_response":
-            self._wish = True
+            self._answers.wanted = True
         refused = wire_id(table(event.get("error")).get("event_id"))
-        if refused and refused == self._asked:
-            self._asked = ""
-        elif refused and refused == self._committed:
+        self._answers.refused(refused)
+        if refused and refused == self._committed:
             self.conversation.queue_input_audio(b"")  # there will be no item for it
         self._complaint = RealtimeError(message, code=code, param=param or None, request_id=request_id or None)
         self.dispatch("error", self._complaint)
@@ -429,12 +400,7 @@ class RealtimeClient(Emitter):
         self._ended(self._complaint or lost)
 
     def _ended(self, why: RealtimeError) -> None:
-        self._active.clear()
-        self._over = Recent()
-        self._aside = Recent()
-        self._conversations = self._new_conversations()
-        self._asked = ""
-        self._wish = False
+        self._answers = self._new_answers()
         self._tools.forget()
         self.end_waits()
         if self._created is not None and not self._created.done():
@@ -450,12 +416,11 @@ class RealtimeClient(Emitter):
 
     def _ask_after_tools(self) -> None:
         """All outputs of a response are in: one answer for all of them, when nothing else is being said."""
-        self._wish = True
+        self._answers.wanted = True
         self._ask()
 
     def _ask(self) -> None:
-        if self._wish and not self._active and self.is_connected:
-            self._wish = False
+        if self.is_connected and self._answers.take():
             self._spawn(self.realtime.send("response.create"))
 
     # ------------------------------------------------------------ the rest
@@ -469,8 +434,8 @@ class RealtimeClient(Emitter):
         items = self.conversation.get_items()
         return self.is_connected and (self._heard.appended > 0 or any(item.formatted.audio_ms for item in items))
 
-    def _new_conversations(self) -> Conversations:
-        return Conversations(named=self.realtime.target.profile.names_conversations)
+    def _new_answers(self) -> Answers:
+        return Answers(Conversations(named=self.realtime.target.profile.names_conversations))
 
     def _new_input(self) -> InputAudio:
         return InputAudio(bytes_per_ms=self._bytes_per_ms("input_format"), keep_ms=self._keep_audio_s * 1000)

@@ -502,7 +502,7 @@ async def test_the_answer_waits_for_a_response_in_progress_and_is_not_asked_twic
 
         await client.add_tool(WEATHER, weather)
         await service.say(created("r1"), *call("r1", 1), done("r1"), created("r2"))
-        await settle(lambda: client._active == {"r2"})
+        await settle(lambda: client._answers.active == {"r2"})
         gate.set()
         await service.heard_type("conversation.item.create")
         await quiet(client, service)
@@ -517,10 +517,10 @@ async def test_a_response_that_began_after_the_outputs_is_the_answer() -> None:
         await service.say(created("r1"), *call("r1", 1))
         await service.heard_type("conversation.item.create")
         await service.say(created("r2"), done("r1"))
-        await settle(lambda: client._active == {"r2"})
+        await settle(lambda: client._answers.active == {"r2"})
         await quiet(client, service)
         await service.say(created("r3"), done("r2"), done("r3"))
-        await settle(lambda: not client._active)
+        await settle(lambda: not client._answers.active)
         await quiet(client, service)
         assert "response.create" not in [e["type"] for e in service.received]
 
@@ -531,7 +531,7 @@ async def test_no_tool_runs_for_a_call_that_was_cut_off(status: str) -> None:
         ran: list[Any] = []
         await client.add_tool(WEATHER, ran.append)
         await service.say(created("r"), *call("r", 1, '{"ci', "incomplete"), *call("r", 2)[:2], done("r", status))
-        await settle(lambda: not client._active)
+        await settle(lambda: not client._answers.active)
         await quiet(client, service)
         assert ran == []
         assert "response.create" not in [e["type"] for e in service.received]
@@ -928,11 +928,11 @@ async def test_what_was_cut_here_alone_stays_cut_whatever_the_service_goes_on_to
 async def test_an_answer_that_waits_for_another_one_is_cancelled_with_it() -> None:
     async with talking() as (client, service):
         await service.say(created("r"))
-        await settle(lambda: client._active)
+        await settle(lambda: client._answers.active)
         await client.create_response()
         await client.cancel_response()
         await service.say(done("r", "cancelled"))
-        await settle(lambda: not client._active)
+        await settle(lambda: not client._answers.active)
         await quiet(client, service)
         assert "response.create" not in [event["type"] for event in service.received]
 
@@ -940,7 +940,7 @@ async def test_an_answer_that_waits_for_another_one_is_cancelled_with_it() -> No
 async def test_an_answer_asked_for_while_one_is_made_comes_after_it() -> None:
     async with talking() as (client, service):
         await service.say(created("r"))
-        await settle(lambda: client._active)
+        await settle(lambda: client._answers.active)
         await client.create_response()
         await quiet(client, service)
         assert "response.create" not in [event["type"] for event in service.received]
@@ -975,7 +975,7 @@ async def test_a_response_beside_the_conversation_is_shown_and_changes_nothing(
         await settle(lambda: "marker" in shown)
         assert [item.id for item in client.conversation.get_items()] == ["a", "c"]
         assert not ran
-        assert client._active == {"s"}
+        assert client._answers.active == {"s"}
         assert shown == [event["type"] for event in [*named, *events, created("s"), *spoken()]] + ["marker"]
 
 
@@ -983,7 +983,7 @@ async def test_a_null_in_place_of_the_conversation_says_nothing_where_none_is_ev
     async with talking(profile="xai") as (client, service):
         await service.say({"type": "response.created", "response": {**ASIDE, "conversation_id": None}}, *spoken("o"))
         await settle(lambda: client.conversation.get_items())
-        assert client._active == {"o"}
+        assert client._answers.active == {"o"}
 
 
 @pytest.mark.parametrize(
@@ -1000,10 +1000,10 @@ async def test_a_response_that_is_over_holds_no_later_one_up(events: list[dict[s
         client.realtime.on("server.marker", seen.append)
         await service.say(*events, {"type": "marker"})
         await settle(lambda: seen)
-        assert not client._active
+        assert not client._answers.active
         await client.create_response()
         (asked,) = await service.heard_type("response.create")
-        assert asked["event_id"] == client._asked
+        assert asked["event_id"] == client._answers._asked
 
 
 async def test_an_answer_refused_because_one_is_active_is_asked_for_again() -> None:
