@@ -15,7 +15,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 SIGNATURE = "X-Twilio-Signature"
 SETTINGS = "X-Twilio-Webhooks-Signature-Settings"  # key=<id>,algorithm=HMAC_SHA256; absent: SHA-1
@@ -34,6 +34,7 @@ class Verdict(enum.StrEnum):
     ACCEPTED = "accepted"
     UNSIGNED = "no signature, or several"
     UNKNOWN_ALGORITHM = "signed with an algorithm this version does not know"
+    WRONG_HASH = "the body is not the one whose hash was signed"
     MISMATCH = "the signature is not that of the configured secrets and public URL"
 
 
@@ -59,6 +60,15 @@ class Validator:
         # Each distinct value of a repeated name counts once. Code point order is the byte order of UTF-8.
         tail = "".join(name + value for name, value in sorted(set(fields)))
         return self._judge([base + raw_path + tail for base in self._web_bases], headers)
+
+    def judge_body(self, raw_path: str, body: bytes, headers: Headers) -> Verdict:
+        """Any other POST: its query carries the SHA-256 of the raw body, and the URL alone is signed."""
+        promised = parse_qs(raw_path.partition("?")[2]).get("bodySHA256", [])
+        if len(promised) != 1:
+            return Verdict.WRONG_HASH
+        if not hmac.compare_digest(hashlib.sha256(body).hexdigest(), _plain(promised[0].lower()).decode()):
+            return Verdict.WRONG_HASH
+        return self._judge([base + raw_path for base in self._web_bases], headers)
 
     def judge_socket(self, raw_path: str, headers: Headers) -> Verdict:
         """A WebSocket upgrade. Twilio may or may not have counted one trailing slash of the path."""

@@ -65,6 +65,15 @@ def test_a_form_is_accepted_with_and_without_the_port_under_both_algorithms(
     assert verdict is Verdict.ACCEPTED
 
 
+def test_a_json_body_is_accepted_when_its_hash_is_the_signed_one() -> None:
+    path = "/json?bodySHA256=015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
+    signed = headers("5tCq1EG+jyr5Kpwo6REOtYMjWe4=")
+    assert bridge().judge_body(path, b'{"a":1}', signed) is Verdict.ACCEPTED
+    assert bridge().judge_body(path, b'{"a":2}', signed) is Verdict.WRONG_HASH
+    assert bridge().judge_body("/json", b'{"a":1}', signed) is Verdict.WRONG_HASH
+    assert bridge().judge_body(path + "&bodySHA256=00", b'{"a":1}', signed) is Verdict.WRONG_HASH
+
+
 @pytest.mark.parametrize("signature", ["HmnS4cW2uJWaePn5nuLB4QP4+9Q=", "BmwW4ariRs0DpJP0XPEK2HFytXc="])
 @pytest.mark.parametrize("path", ["/media", "/media/"])
 def test_a_websocket_is_accepted_with_and_without_a_trailing_slash(signature: str, path: str) -> None:
