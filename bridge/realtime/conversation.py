@@ -128,7 +128,7 @@ class Conversation:
         item_id = wire_id(wire.get("id"))
         if not item_id:
             return ()
-        known = self._items.get(item_id)
+        known = self._known(wire)
         if known is not None:
             self._fill(known, wire)
             return (Change(known),)
@@ -152,7 +152,7 @@ class Conversation:
     def _item_done(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         wire = table(event.get("item"))
         item_id = wire_id(wire.get("id"))
-        item = self._items.get(item_id)
+        item = self._known(wire)
         if item is None:
             if not item_id or item_id in self._deleted:
                 return ()
@@ -255,13 +255,17 @@ class Conversation:
         return ()
 
     def _response_done(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
-        """Ends what its items did not end themselves."""
+        """Ends what its items did not end themselves, and brings those of which nothing else was said."""
         response = table(event.get("response"))
         response_id = wire_id(response.get("id"))
+        changes: list[Change] = []
+        told = {item.type for item in self._items.values() if item.response_id in (response_id, NAMELESS)}
+        for wire in rows(response.get("output")):
+            if self._known(wire) is None and wire.get("type") not in told:
+                changes += self._item_done({"item": wire, "response_id": response_id or NAMELESS}, None)
         status = "completed" if response.get("status", "completed") == "completed" else "incomplete"
         self._current.pop(response_id, None)
         self._current.pop("", None)  # whatever was being said without a name
-        changes: list[Change] = []
         for item in self._items.values():
             if item.status == "in_progress" and item.response_id in (response_id, NAMELESS, ""):
                 item.status = status
@@ -332,15 +336,36 @@ class Conversation:
         return (Change(item, appended=new),)
 
     def _called(self, event: dict[str, Any]) -> tuple[Item, bool, ToolCall]:
-        item_id = wire_id(event.get("item_id")) or wire_id(event.get("call_id"))
-        item = self._items.get(item_id) if item_id else None
+        item_id, call_id = wire_id(event.get("item_id")), wire_id(event.get("call_id"))
+        item = self._items.get(item_id) if item_id else self._making(call_id)
         new = item is None
         if item is None:
-            item = self._new(item_id or self._make_up(), type="function_call")
+            item = self._new(item_id or call_id or self._make_up(), type="function_call")
         item.response_id = wire_id(event.get("response_id")) or item.response_id or NAMELESS
         if item.formatted.tool is None:
-            item.formatted.tool = ToolCall(wire_id(event.get("call_id")) or item.id)
+            item.formatted.tool = ToolCall(call_id or item.id)
         return item, new, item.formatted.tool
+
+    def _making(self, call_id: str) -> Item | None:
+        """The item of a tool call that is not complete, by the id of the call alone."""
+        for item in self._items.values():
+            tool = item.formatted.tool
+            if call_id and item.status == "in_progress" and tool is not None and tool.call_id == call_id:
+                return item
+        return None
+
+    def _known(self, wire: dict[str, Any]) -> Item | None:
+        """The item a service describes. One that was named after its tool call, for want of an id, gets its own."""
+        item_id, call_id = wire_id(wire.get("id")), wire_id(wire.get("call_id"))
+        item = self._items.get(item_id)
+        if item is None and item_id and wire.get("type") == "function_call":
+            item = self._making(call_id)
+            if item is None or item.id != call_id:
+                return None
+            del self._items[item.id]
+            item.id = item_id
+            self._items[item_id] = item
+        return item
 
     def _spoken_of(self, event: dict[str, Any]) -> tuple[Item | None, bool]:
         """The agent's item a delta belongs to, and whether it is new: made if it was never announced, None if it was

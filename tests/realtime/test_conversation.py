@@ -248,6 +248,40 @@ def test_a_tool_call_gathers_its_arguments_and_completes_with_its_item() -> None
     assert only(conversation).response_id == "r"
 
 
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_tool_call_told_by_its_call_id_alone_is_one_item(announced: bool) -> None:
+    conversation = Conversation()
+    wire = {"id": "i", "type": "function_call", "call_id": "c", "name": "f", "arguments": "", "status": "in_progress"}
+    changes = play(
+        conversation,
+        *([added(wire)] if announced else []),
+        {"type": "response.function_call_arguments.delta", "call_id": "c", "delta": '{"a"'},
+        {"type": "response.function_call_arguments.done", "call_id": "c", "name": "f", "arguments": '{"a":1}'},
+        {"type": "response.output_item.done", "response_id": "r", "item": {**wire, "status": "completed"}},
+        {"type": "response.done", "response": {"id": "r"}},
+    )
+    tool = only(conversation).formatted.tool
+    assert tool is not None and (tool.call_id, tool.name, tool.arguments) == ("c", "f", '{"a":1}')
+    assert [change.completed for change in changes].count(True) == 1
+    assert [change.appended for change in changes].count(True) == 1
+    assert conversation.get_item("i") is only(conversation)
+
+
+def test_items_told_by_the_end_of_their_response_alone_are_there() -> None:
+    conversation = Conversation()
+    said = item(id="m", status="completed", content=[{"type": "output_text", "text": "Well."}])
+    tools = [
+        {"id": f"i{number}", "type": "function_call", "call_id": f"c{number}", "name": "f", "arguments": "{}"}
+        for number in range(2)
+    ]
+    end = {"type": "response.done", "response": {"id": "r", "status": "completed", "output": [said, *tools, {}]}}
+    changes = play(conversation, end)
+    assert [it.id for it in conversation.get_items()] == ["m", "i0", "i1"]
+    assert all(it.status == "completed" and it.response_id == "r" for it in conversation.get_items())
+    assert [(change.appended, change.completed) for change in changes] == [(True, False), (False, True)] * 3
+    assert play(conversation, end) == []
+
+
 def test_an_interrupted_item_is_incomplete_and_never_completed() -> None:
     conversation = Conversation()
     changes = play(
