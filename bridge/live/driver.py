@@ -117,6 +117,11 @@ class Driver:
         return not self.ended.done() and self.call.state.goes_on
 
     @property
+    def has_stream(self) -> bool:
+        """As far as we know: a line that is dead may not have been noticed yet."""
+        return self.call.state.ledger.open
+
+    @property
     def hands_on_to(self) -> str:
         """Whom the carrier is to connect the caller to when the stream is closed; empty: nobody."""
         ending = self.call.state.ending

@@ -66,7 +66,7 @@ class _Line:
     task: asyncio.Task[EndReason] | None = None
     claimed: bool = False  # a stream has come
     broken_at: list[float] = field(default_factory=list)  # when another came in the place of one; loop time
-    offers: int = 0  # of another stream, since the last one came
+    offers: int = 0  # of another stream, when there was none, since the last one came
 
 
 @dataclass(slots=True)
@@ -222,7 +222,7 @@ class Switchboard:
             log.warning("stream_breaks_too_often", call_id=call_id, broken=len(line.broken_at), offered=line.offers)
             line.driver.deliver(ev.StreamRefused())
             return None
-        line.offers += 1
+        line.offers += not line.driver.has_stream  # else a question that was repeated, or came before its reason
         if not line.token or self._now > line.token_until:
             self._new_token(line)
         line.driver.deliver(ev.StreamOffered())

@@ -260,6 +260,22 @@ def test_a_call_announced_again_after_its_end_is_no_second_call(run: Callable[..
     run(main)
 
 
+def test_a_question_that_is_repeated_ends_no_call_whose_stream_is_there(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, phone = office.connect()
+        for number in range(10):
+            driver.deliver(ev.CallerSpoke(b"\xff" * 160, number * 1000.0))
+            assert office.board.resume("CA1") is not None
+            await asyncio.sleep(1)
+        assert driver.goes_on and not phone.closed
+        driver.deliver(ev.CallerLeft("closed"))
+        for _ in range(3):
+            assert office.board.resume("CA1") is not None
+        assert office.board.resume("CA1") is None, "now it has none, and brings none"
+
+    run(main)
+
+
 def test_a_caller_who_was_put_through_may_come_back(run: Callable[..., None]) -> None:
     async def main(office: Office) -> None:
         driver, _ = office.connect()
