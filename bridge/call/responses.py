@@ -177,10 +177,9 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
     if event.cure == "" and state.failures < 2 and not in_writing:
         turns.want(wish)
         return
-    if event.status == "completed" and not in_writing:  # asked twice, it means to say nothing
-        state.failures = 0
-        return
-    if event.cure == "" and event.status == "incomplete":  # another session would say as little
+    nothing_at_all = event.status == "completed" and not in_writing
+    if (nothing_at_all and not wish.must) or (event.cure == "" and event.status == "incomplete"):
+        # Another session would say as little.
         _say_it_again(desk)
         return
     if in_writing:

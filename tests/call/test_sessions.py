@@ -741,13 +741,32 @@ def test_a_response_with_nothing_in_it_is_asked_for_once_more() -> None:
         at(1000, caller_speaks("c1")),
         at(2000, caller_stops("c1"), turn_ends("c1"), response("r1")),
         at(2100, ends("r1"), note("response_failed", "completed : "), ASK),
-        at(2200, response("r2"), ends("r2"), note("response_failed", "completed : ")),  # it means to say nothing
-        at(9000, caller_speaks("c2")),
-        at(9500, caller_stops("c2"), turn_ends("c2"), response("r3")),
-        at(9600, ends("r3"), ASK),
-        at(9700, response("r4"), says("r4", "i4", 500), ends("r4")),
-        at(12_000, hears("i4", 500)),
+        at(2200, response("r2"), ends("r2"), note("response_failed", "completed : "), ask(AGAIN)),
+        at(2300, response("r3"), says("r3", "i3", 500), ends("r3")),
+        at(9000, hears("i3", 500), caller_speaks("c2")),
+        at(9500, caller_stops("c2"), turn_ends("c2"), response("r4")),
+        at(9600, ends("r4"), ASK),
+        at(9700, response("r5"), says("r5", "i5", 500), ends("r5")),
+        at(12_000, hears("i5", 500)),
     )
+
+
+def test_a_service_that_has_nothing_to_say_at_all_is_left_for_the_next() -> None:
+    book = Playbook(plan(greeting="Greet.", models=(INTERRUPTS, SECOND), clips=CLIPS))
+    for fact in (ROUTED, stream()):
+        book.give(fact)
+    said, session = 0, 0
+    while not book.call.state.service and not book.call.over:
+        book.give(ready(book.call.state.session))
+        book.run_until(book.now + 50)
+        if book.call.state.turns.asked is not None:
+            said += 1
+            book.give(response(f"r{said}"))
+            book.give(ends(f"r{said}"))
+        session = max(session, book.call.state.session)
+        assert book.now < 60_000, "nobody is heard"
+    assert book.call.state.service == 1 and session > 2
+    assert book.clip_ms("filler")
 
 
 def test_an_empty_response_is_not_asked_for_again_where_another_answer_is_expected() -> None:
