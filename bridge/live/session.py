@@ -144,13 +144,18 @@ class Session:
             code = fact.code if isinstance(fact, ev.ModelComplained) else fact.reason
             self._leg.circuits.refused(self._target, code, fact.message)
         if isinstance(fact, ev.ModelComplained) and fact.cure == "note" and self._configured and not self._ready:
-            about = self._decoder.complaint.param if self._decoder.complaint is not None else ""
-            if about.startswith("session") or not (about or self._history):  # else of what was said before
-                self._refused = fact
+            self._complained(fact)
         if self._leg.in_use(self):
             self._driver.deliver(fact)
         elif isinstance(fact, ev.ModelComplained) and fact.cure in ("rotate", "fatal"):
             self._lost(RealtimeError(fact.message, code=fact.code))
+
+    def _complained(self, fact: ev.ModelComplained) -> None:
+        """Of a session that is not ready: about its configuration, or about what it was told of a session before it?"""
+        complaint = self._decoder.complaint
+        event_id, about = (complaint.event_id, complaint.param) if complaint is not None else ("", "")
+        if event_id == words.UPDATE_ID or about.startswith("session") or not (about or self._history):
+            self._refused = fact
 
     def seed(self, items: Sequence[do.HistoryItem]) -> None:
         """Tell the session what was said."""

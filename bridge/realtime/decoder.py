@@ -424,7 +424,8 @@ class Decoder:
     def _error(self, event: dict[str, Any], facts: list[Fact]) -> None:
         code, message, param, request_id = read_error(event)
         cure = self._dialect.cure(code, message)
-        self.complaint = Complaint(code, message, cure, param, request_id)
+        event_id = wire_id(table(event.get("error")).get("event_id"))
+        self.complaint = Complaint(code, message, cure, param, request_id, event_id)
         facts.append(ModelComplained("note" if cure == "retry" else cure, code, message))
 
     def _make_up(self, what: str) -> str:

@@ -79,6 +79,7 @@ class Unknown(msgspec.Struct, frozen=True, gc=False):
 
 # ---------------------------------------------------------------- names
 
+UPDATE_ID = "configuration"  # the event_id of our session.update
 MADE_UP = "~"  # ids the decoder had to make up begin with this; they are never sent to a service
 
 GA_NAMES: dict[str, str] = {
@@ -204,7 +205,9 @@ class Dialect(abc.ABC):
         """The `response` object of response.create; empty: the event goes without one."""
 
     def session_update(self, session: SessionPlan) -> bytes:
-        return frame({"type": "session.update", "session": self.render(from_plan(session, self.profile))})
+        """An error about it names `UPDATE_ID` (OpenAI, error: the `event_id` of the client event that caused it)."""
+        fields = self.render(from_plan(session, self.profile))
+        return frame({"event_id": UPDATE_ID, "type": "session.update", "session": fields})
 
     def keepalive(self) -> bytes:
         """The smallest frame that changes nothing."""

@@ -22,6 +22,7 @@ class Complaint(msgspec.Struct, frozen=True, gc=False):
     cure: Cure
     param: str = ""
     request_id: str = ""
+    event_id: str = ""  # of the event of ours it is about, where that had one
 
 
 def read_error(event: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -120,6 +120,28 @@ async def test_a_complaint_about_what_was_said_before_is_none_about_the_configur
 
 
 @on_virtual_time
+async def test_a_complaint_that_names_our_configuration_is_about_it_whatever_was_said_before() -> None:
+    service = Service()
+    line = await call(service)
+    heard = facts(line)
+    service.last.greets()
+    service.last.confirms()
+    service.last.says("response.output_audio_transcript.delta", response_id="r1", item_id="item of r1", delta="Hello.")
+    service.last.answers("r1")
+    await asyncio.sleep(3)
+    service.last.drops()
+    await asyncio.sleep(0.1)
+    service.last.greets()
+    (update,) = service.last.of("session.update")
+    error = {"code": "unsupported", "message": "no such thing", "param": None, "event_id": update["event_id"]}
+    service.last.says("error", error=error)
+    await asyncio.sleep(2.1)
+    assert ev.ModelReady(2) not in heard
+    assert [fact.cure for fact in heard if isinstance(fact, ev.ModelLost)][-1] == "fatal"
+    await hang_up(line)
+
+
+@on_virtual_time
 async def test_a_service_that_complains_and_confirms_is_taken_at_its_word() -> None:
     service = Service()
     line = await call(service)
