@@ -202,8 +202,8 @@ async def _model(config: Path | None, host: str, port: int, script: Path | None,
     try:
         at = await local.start(host, port)
     except OSError as error:
-        remedy = f"Choose another {'--port' if error.errno in _PORTS else '--host'}"
-        raise ConfigError([f"cannot listen on {host}:{port}: {error.strerror}. {remedy}"]) from None
+        asked_by = "BRIDGE_LOCAL_MODEL__PORT" if companion else "--port" if error.errno in _PORTS else "--host"
+        raise ConfigError([f"cannot listen on {host}:{port}: {error.strerror}. Choose another {asked_by}"]) from None
     address = f"ws://{host}:{at}/v1/realtime"
     try:
         if companion:

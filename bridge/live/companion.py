@@ -74,7 +74,7 @@ class Companion:
             line = ""
         if not line.startswith("ws://"):
             await self._end()
-            raise PeerError("the model on this machine did not start; `voice-bridge model` shows why")
+            raise PeerError("the model on this machine did not start; it says why above, or to `voice-bridge model`")
         return line
 
     async def stop(self) -> None:

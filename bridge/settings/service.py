@@ -112,7 +112,9 @@ class Twilio(Section):
         description="Refuse webhooks without a right X-Twilio-Signature. `false` lets anybody make calls at your cost.",
     )
     transfer_caller_id: str = Field(
-        default="", description="The number shown when a caller is transferred; empty: the caller's own."
+        default="",
+        pattern=r"^(\+[1-9][0-9]{4,14}|[A-Za-z][\w.:@+-]*)?$",
+        description="The number shown when a caller is transferred (+15551234567); empty: the caller's own.",
     )
     busy_message: str = Field(
         default="All our lines are busy. Please call again in a few minutes.",

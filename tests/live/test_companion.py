@@ -89,6 +89,17 @@ async def test_one_that_cannot_start_is_a_plain_error_and_leaves_no_process(tmp_
     assert one._process is None
 
 
+async def test_one_whose_port_is_taken_names_the_setting(capfd: pytest.CaptureFixture[str]) -> None:
+    taken = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = taken.sockets[0].getsockname()[1]
+    with pytest.raises(PeerError, match="did not start"):
+        await Companion().start(port=port)
+    assert f"cannot listen on 127.0.0.1:{port}" in (said := capfd.readouterr().err)
+    assert "Choose another BRIDGE_LOCAL_MODEL__PORT" in said
+    taken.close()
+    await taken.wait_closed()
+
+
 async def test_one_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(companion, "_START_S", 0.3)
     monkeypatch.setattr(companion, "_STOP_S", 0.3)

@@ -185,6 +185,14 @@ def test_a_mistake_in_a_group_makes_no_other_of_its_rest(folder: Folder) -> None
     assert "BRIDGE_TWILIO__API_KEY_SID: twilio.api_key_sid = '5'" in said
 
 
+@pytest.mark.parametrize("number", ["15551234567", "+1 555 123 4567", "+", "+0155512345", "the front desk"])
+def test_a_number_no_carrier_would_show_is_refused(folder: Folder, number: str) -> None:
+    (said,) = folder.mistakes({"BRIDGE_TWILIO__TRANSFER_CALLER_ID": number})
+    assert "twilio.transfer_caller_id" in said and "+15551234567" in said
+    for right in ("", "+15551234567", "client:front.desk", "front-desk"):
+        assert folder.load({"BRIDGE_TWILIO__TRANSFER_CALLER_ID": right}).twilio.transfer_caller_id == right
+
+
 @pytest.mark.parametrize("half", ["SID", "SECRET"])
 def test_half_an_api_key_of_the_carriers_is_refused(folder: Folder, half: str) -> None:
     (said,) = folder.mistakes({f"BRIDGE_TWILIO__API_KEY_{half}": "SK1"})
