@@ -174,6 +174,8 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
     desk.note("response_failed", f"{event.status} {event.reason}: {event.message}")
     wish = turns.named or Wish("answer", must=False)
     in_writing = event.status == "completed" and turns.worded  # it thinks that it has answered
+    if event.cure == "" and ending.goodbye_owed(desk):
+        return  # that comes next, whatever this was to say
     if event.cure == "" and state.failures < 2 and not in_writing:
         turns.want(wish)
         return

@@ -84,6 +84,19 @@ ENDINGS: list[Story] = [
         at(1000, HANG_UP),
     ),
     story(
+        "a response that fails while the goodbye waits is not asked for again: the goodbye is",
+        at(0, response("r1"), ev.HangUpWished("drain")),
+        at(100, ends("r1", "failed"), note("response_failed", "failed : "), ask(GOODBYE)),
+        at(300, response("r2"), says("r2", "goodbye", 1000), ends("r2")),
+        at(1300, HANG_UP, hears("goodbye", 1000)),
+    ),
+    story(
+        "nor is one that fails because the limit was reached with it",
+        at(0, response("r1")),
+        at(100, ends("r1", "failed", usage=ev.Usage(1000, 5)), note("response_failed", "failed : "), ask(AT_THE_LIMIT)),
+        on=plan(max_tokens=1000),
+    ),
+    story(
         "a goodbye that never comes is waited for eight seconds",
         at(0, ev.HangUpWished("operator"), ask(GOODBYE)),
         at(7999),
