@@ -12,8 +12,9 @@ may read; a disk that does not keep up loses facts, and the journal says so.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -34,6 +35,7 @@ Entry = tuple[float, ev.Event, Sequence[do.Action]]
 _BATCH = 50  # facts: about a second of a call
 _MOST_BATCHES = 40  # waiting for the disk
 _MOST_BYTES = 256 << 20  # of one journal; an hour of a call has about 20 MB
+_ROOM_FOR_A_LINE = 100
 _SILENCE = {"mulaw": b"\xff", "alaw": b"\xd5", "pcm16": b"\x00"}  # ITU-T G.711, tables 2a and 1a: zero
 
 _writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
@@ -54,7 +56,8 @@ class Journal:
         self._batch: list[Entry] = []
         self._waiting: list[Future[None]] = []
         self._closed = False
-        self._gap = 0
+        self._gap = 0  # facts that were not handed over since the last batch
+        self._cut = 0  # facts at the end for which there was no room
         self._file: BinaryIO = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
         header = {"journal": VERSION, "audio": audio, "plan": _plain(plan, audio)}
         self._later(lambda: self._write([msgspec.json.encode(header)]))
@@ -78,7 +81,11 @@ class Journal:
             return
         self._closed = True
         self._hand_over()
-        self._later(self._file.close)
+        self._later(self._finish)
+
+    def when_written(self, told: Callable[[], None]) -> None:
+        """Calls `told` on the writer's thread when all that was handed over so far is written, or lost."""
+        self._waiting[-1].add_done_callback(lambda _: told())
 
     def wait_closed(self) -> None:
         """Blocks until all is written."""
@@ -111,6 +118,15 @@ class Journal:
                 lines.append(msgspec.json.encode({"lost": 1}))
         if not self._write(lines):
             self.lost += len(batch)
+            self._cut += len(batch) + gap
+
+    def _finish(self) -> None:
+        missing = self._cut + self._gap
+        if missing:
+            self._room = _ROOM_FOR_A_LINE
+            self._write([msgspec.json.encode({"lost": missing})])
+        with suppress(OSError):  # what could not be written is counted already
+            self._file.close()
 
     def _write(self, lines: list[bytes]) -> bool:
         data = b"\n".join(lines) + b"\n" if lines else b""

@@ -45,8 +45,12 @@ class Journals:
         if journal is None:
             return
         journal.close()
-        if journal.lost:
-            log.warning("journal_incomplete", call_id=call_id, lost=journal.lost)
+
+        def tell() -> None:
+            if journal.lost:
+                log.warning("journal_incomplete", call_id=call_id, lost=journal.lost)
+
+        journal.when_written(tell)
 
     def wait_closed(self) -> None:
         """Closes all that are open and blocks until everything is written."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from bridge.call import events as ev
 from bridge.errors import ConfigError
 from bridge.localmodel.brain import Brain, Heard
 from bridge.localmodel.server import LocalModel
@@ -95,6 +97,20 @@ def test_a_folder_that_takes_no_files_is_a_mistake_of_the_configuration() -> Non
 def test_trying_the_folder_leaves_nothing_in_it(tmp_path: Path) -> None:
     Journals(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_a_calls_end_is_said(tmp_path: Path) -> None:
+    journals = Journals(tmp_path)
+    plan, _ = Directory(load({})).plan(IncomingCall(CAPABILITIES, "CA1", "AC1", "", ""))
+    (tmp_path / f"{plan.call_id}.jsonl").symlink_to("/dev/full")
+    journal = journals.begin(plan)
+    assert journal is not None
+    journal.watch(0.0, ev.CallRouted(), [])
+    with capture_logs() as told:
+        journals.end(plan.call_id)
+        journal.wait_closed()
+        time.sleep(0.05)  # the writer's thread tells after it is done
+    assert [(entry["event"], entry["lost"]) for entry in told] == [("journal_incomplete", 1)]
 
 
 def test_a_call_without_a_journal_goes_on(tmp_path: Path) -> None:
