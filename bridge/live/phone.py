@@ -61,7 +61,6 @@ class PhoneLeg:
         self._timeline = CallerTimeline(audio, ordered=driver.plan.carrier.ordered_frames)
         self._bystander = Bystander(driver, audio)
         self._bytes_per_ms = audio.bytes_per_ms
-        self._silence = audio.silence
         self._loop = asyncio.get_running_loop()
         self._media: list[bytes] = []  # audio and marks, which a clear makes void
         self._retry: asyncio.TimerHandle | None = None
