@@ -89,12 +89,13 @@ ENDINGS: list[Story] = [
         at(100, ends("r1", "failed"), note("response_failed", "failed : "), ask(GOODBYE)),
         at(300, response("r2"), says("r2", "goodbye", 1000), ends("r2")),
         at(1300, HANG_UP, hears("goodbye", 1000)),
+        on=plan(greeting="Greet."),
     ),
     story(
         "nor is one that fails because the limit was reached with it",
         at(0, response("r1")),
         at(100, ends("r1", "failed", usage=ev.Usage(1000, 5)), note("response_failed", "failed : "), ask(AT_THE_LIMIT)),
-        on=plan(max_tokens=1000),
+        on=plan(greeting="Greet.", max_tokens=1000),
     ),
     story(
         "a goodbye that never comes is waited for eight seconds",
