@@ -29,9 +29,7 @@ def speech_started(desk: Desk, event: ev.CallerSpeechStarted) -> None:
     state, turns = desk.state, desk.turns
     is_there(desk)
     if not turns.caller_speaking:
-        keep = int(_PREFIX_MS * desk.plan.carrier.bytes_per_ms)
-        if state.turn_bytes is None:
-            state.turn_bytes = min(keep, len(state.recent))
+        _turn_begins(desk, _PREFIX_MS)
         desk.after("caller_pause", desk.policies.caller_pause_ms)
         desk.after("long_speech", _LONGEST_SPEECH_MS)
     turns.caller_speaking, turns.expecting = True, False
@@ -197,8 +195,17 @@ def caller_unheard(desk: Desk, event: ev.CallerUnheard) -> None:
     desk.active()
     hear_out(desk)
     state.owes_answer = True
+    _turn_begins(desk, _UNHEARD_MS)
+
+
+def _turn_begins(desk: Desk, noticed_ms: float) -> None:
+    """Or goes on. It was noticed so much later, at most."""
+    state = desk.state
     if state.turn_bytes is None:
-        state.turn_bytes = min(int(_UNHEARD_MS * desk.plan.carrier.bytes_per_ms), len(state.recent))
+        state.turn_bytes = min(desk.ledger.bytes_in(noticed_ms), len(state.recent))
+    else:
+        desk.forget_silence()
+    state.quiet_bytes = 0
 
 
 def hear_out(desk: Desk) -> None:

@@ -13,6 +13,8 @@ from bridge.call.plan import CallPlan, ModelCapabilities, ToolSpec
 from bridge.call.state import State
 
 _MOST_UNTOLD = 64
+_ENDED_MS = 500.0  # of silence kept behind what the caller said: more than a detector needs, with what follows
+_BEGUN_MS = 1500.0  # and before the present: they may speak again, and it is not noticed yet
 
 
 class Desk:
@@ -79,6 +81,28 @@ class Desk:
             self.out.append(do.TellModel(role, text))
         elif self.state.model == "opening" and len(self.state.untold) < _MOST_UNTOLD:
             self.state.untold.append(do.HistoryItem(role, text))
+
+    def forget_oldest(self) -> None:
+        """Of the caller's audio, to the ring's size: rather the silence in which they wait than what they said."""
+        state = self.state
+        if state.turn_bytes is not None and state.turn_bytes > self.ring_bytes:
+            self.forget_silence()
+        excess = len(state.recent) - self.ring_bytes
+        if excess > 0:
+            del state.recent[:excess]
+
+    def forget_silence(self) -> None:
+        """Enough of it is left to tell that the caller came to an end, and what they may just have begun to say."""
+        state = self.state
+        quiet, ended = min(state.quiet_bytes, len(state.recent)), self.ledger.bytes_in(_ENDED_MS)
+        spare = quiet - ended - self.ledger.bytes_in(_BEGUN_MS)
+        if state.turn_bytes is None or spare <= 0:
+            return
+        begin, after = len(state.recent) - quiet + ended, quiet - ended - spare
+        del state.recent[begin : begin + spare]
+        state.turn_bytes -= spare
+        state.quiet_bytes = quiet - spare
+        state.unsent_bytes = max(min(state.unsent_bytes, after), state.unsent_bytes - spare)
 
     def active(self) -> None:
         """Somebody did something: the idle clock starts anew."""

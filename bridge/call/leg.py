@@ -49,14 +49,16 @@ def caller_spoke(desk: Desk, event: ev.CallerSpoke) -> None:
     state.pause_filled = False
     recent = state.recent
     recent += audio
-    if len(recent) > desk.ring_bytes + _SLOP_BYTES:
-        del recent[: len(recent) - desk.ring_bytes]
     if state.turn_bytes is not None:
         state.turn_bytes += len(audio)
+        if not (desk.turns.caller_speaking or state.voice):
+            state.quiet_bytes += len(audio)
     if state.model == "ready":
         desk.out.append(do.SendCallerAudio(audio))
     else:
         state.unsent_bytes += len(audio)
+    if len(recent) > desk.ring_bytes + _SLOP_BYTES:
+        desk.forget_oldest()
 
 
 def caller_pressed(desk: Desk, event: ev.CallerPressed) -> None:

@@ -101,7 +101,8 @@ def _keep_limit(desk: Desk, limit_at: float) -> None:
 def _give_held_audio(desk: Desk) -> None:
     """What the caller said while nobody listened; if a whole turn of theirs is in it, it will be answered."""
     state, turns = desk.state, desk.turns
-    unsent, state.unsent_bytes = min(state.unsent_bytes, len(state.recent), desk.ring_bytes), 0
+    desk.forget_oldest()
+    unsent, state.unsent_bytes = min(state.unsent_bytes, len(state.recent)), 0
     if unsent:
         desk.ask(do.SendCallerAudio(bytes(state.recent[-unsent:])))
         state.replayed_ms, state.replay_until = unsent / desk.ledger.bytes_per_ms, desk.at + _REPLAY_MS
@@ -212,6 +213,8 @@ def _forget(desk: Desk, silent_ms: float = 0.0) -> None:
     silent_ms = min(max(0.0, silent_ms), desk.policies.hold_caller_ms)
     tail = desk.ledger.bytes_in(_TAIL_MS + silent_ms)
     if state.voice_at is not None and desk.at - state.voice_at < silent_ms:
+        if state.turn_bytes is None:
+            state.quiet_bytes = 0
         busy, state.turn_bytes = True, max(state.turn_bytes or 0, min(tail, len(state.recent)))
     state.owes_answer = state.owes_answer or busy
     if state.tools.owed and not state.tools.open:

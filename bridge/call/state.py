@@ -49,6 +49,7 @@ class State(msgspec.Struct):
     recent: bytearray = msgspec.field(default_factory=bytearray)  # the caller's last seconds, for a session to come
     unsent_bytes: int = 0  # at the end of `recent`: not yet given to the model
     turn_bytes: int | None = None  # at the end of `recent`: since the caller began to say what was not answered yet
+    quiet_bytes: int = 0  # the last of them: since the caller came to an end, and waits for the answer
     replayed_ms: float = 0.0  # held audio the session in use was given at its beginning
     replay_until: float = 0.0  # what it tells until then may be of that
     replaying: bool = False  # the speech it reports began in that: the caller spoke, and may be silent now

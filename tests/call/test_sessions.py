@@ -678,6 +678,52 @@ def test_what_happens_while_the_next_session_opens_is_told_to_it_once_wherever_i
     )
 
 
+@pytest.mark.parametrize("losing", ["at the end", "at once"])
+@pytest.mark.parametrize("waited_s", [6, 9, 40])
+def test_a_question_is_kept_however_long_its_answer_is_waited_for(waited_s: int, losing: str) -> None:
+    book = Playbook.connected()
+
+    def hear(ms: int, value: int) -> None:
+        for _ in range(ms // 20):
+            book.give(caller_audio(20, value))
+
+    hear(20_000, 9)
+    book.give(caller_speaks())
+    hear(3000, 1)
+    book.give(caller_stops())
+    if losing == "at once":
+        book.give(lost(1))
+    hear(waited_s * 1000, 2)
+    if losing == "at the end":
+        book.give(lost(1))
+    done = book.give(ready(2))
+    held = next(one for one in done if isinstance(one, do.SendCallerAudio)).audio
+    assert held == bytes([9]) * 4000 + bytes([1]) * 24_000 + bytes([2]) * (len(held) - 28_000)
+    assert 2000 * 8 <= held.count(2) <= waited_s * 8000 and len(held) <= 64_000
+
+
+def test_what_the_caller_begins_to_say_while_they_wait_is_kept_from_its_first_word() -> None:
+    book = Playbook.connected()
+
+    def hear(ms: int, value: int) -> None:
+        for _ in range(ms // 20):
+            book.give(caller_audio(20, value))
+
+    book.give(caller_speaks())
+    hear(2000, 1)
+    book.give(caller_stops())
+    book.give(lost(1))
+    hear(18_000, 2)
+    hear(1200, 3)
+    book.give(ev.CallerUnheard())
+    hear(1000, 3)
+    book.give(ev.CallerQuiet())
+    hear(500, 2)
+    held = next(one for one in book.give(ready(2)) if isinstance(one, do.SendCallerAudio)).audio
+    assert held.count(1) == 16_000 and held.count(3) == 17_600 and held.index(3) < held.rindex(3)
+    assert held.lstrip(bytes([1])).lstrip(bytes([2])).rstrip(bytes([2])) == bytes([3]) * 17_600
+
+
 def test_a_session_lost_while_the_caller_speaks_leaves_no_clock_of_it_to_the_next() -> None:
     book = Playbook.connected(plan(model=SHORT_LIVED, max_call_s=0, barge_in=400))
     book.play(

@@ -209,6 +209,8 @@ async def test_f17_a_session_that_stays_silent_is_replaced() -> None:
             if any(isinstance(one, do.OpenModel) and one.session == 2 for one in step.actions)
         ]
         assert lost - wait.since_ms <= 8700
+        spoke = [step.at_ms for step in scene.watch(story.leg).steps if isinstance(step.event, ev.ModelSpoke)]
+        assert min(at_ms for at_ms in spoke if at_ms > lost) - lost <= 1500, "it was given the question"
         assert words_heard(story).count(ASKED) == 1
         assert await story.say_goodbye() is EndReason.AGENT_HUNG_UP
         await story.holds()
