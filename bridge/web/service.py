@@ -14,7 +14,6 @@ import signal
 import socket as sockets
 from collections.abc import Callable
 from functools import partial
-from typing import Final
 
 import structlog
 
@@ -40,8 +39,6 @@ from bridge.web.pace import Pace
 from bridge.web.webhooks import TwilioDoor
 
 log = structlog.get_logger()
-
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def import_tools(settings: Settings, toolbox: Toolbox) -> None:
@@ -195,16 +192,10 @@ class Service:
         gc.unfreeze()
 
     async def run(self) -> None:
-        """Until SIGTERM or SIGINT; a second signal ends it at once."""
-        loop = asyncio.get_running_loop()
+        """Until a signal; a second one ends it at once (`signalled`)."""
         asked = asyncio.Event()
         hurry = asyncio.Event()
-
-        def signalled() -> None:
-            (hurry if asked.is_set() else asked).set()
-
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, signalled)
+        hear_no_more = signalled(asked.set, hurry.set)
         hurried = asyncio.create_task(hurry.wait(), name="hurried")
         pace = Pace(lambda: self.switchboard.active_calls, self.switchboard.together)
         pace.start()
@@ -222,8 +213,36 @@ class Service:
         finally:
             pace.stop()
             hurried.cancel()
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+            hear_no_more()
+
+
+def signalled(first: Callable[[], None], again: Callable[[], None]) -> Callable[[], None]:
+    """SIGTERM and SIGINT call `first`, and from then on `again`. SIGHUP, of a terminal that went away, is only ever the
+    first, because it may come twice; where it is ignored (nohup) it stays so. The result undoes that.
+    """
+    loop = asyncio.get_running_loop()
+    heard = False
+
+    def hear(*, hangs_up: bool) -> None:
+        nonlocal heard
+        if not heard:
+            heard = True
+            first()
+        elif not hangs_up:
+            again()
+
+    hang_up = getattr(signal, "SIGHUP", None)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
+        numbers.append(hang_up)
+    for number in numbers:
+        loop.add_signal_handler(number, partial(hear, hangs_up=number == hang_up))
+
+    def undo() -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    return undo
 
 
 def account_of(settings: Settings) -> Account | None:

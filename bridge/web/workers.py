@@ -35,13 +35,14 @@ from bridge.live.places import lay_out
 from bridge.records.journals import Journals
 from bridge.settings import Directory, Settings
 from bridge.web.colleagues import Colleagues
-from bridge.web.service import Service
+from bridge.web.service import Service, signalled
 
 log = structlog.get_logger()
 
 _START_S: Final = 30.0
 _SETTLED_S: Final = 60.0  # a worker that lived this long may die once more without a wait
 _LONGEST_WAIT_S: Final = 30.0
+_NOT_HIRED_S: Final = 5.0  # before it is tried again: no process or descriptor was to be had
 _LAST_S: Final = 15.0  # beyond the drain's own time; then a worker is killed
 _READY: Final = b"ready\n"
 
@@ -130,7 +131,15 @@ class Workers:
         loop = asyncio.get_running_loop()
         deaths = 0
         while not self._stopping.is_set():
-            process = await self._hire(worker)
+            try:
+                process = await self._hire(worker)
+            except OSError as error:
+                if not ready.done():
+                    ready.set_exception(BridgeError(f"worker {worker} could not be started: {error.strerror}"))
+                    return
+                log.error("worker_not_hired", worker=worker, why=error.strerror)
+                await self._rest(_NOT_HIRED_S)
+                continue
             began = loop.time()
             if await _is_ready(process):
                 log.info("worker_ready", worker=worker, pid=process.pid)
@@ -151,9 +160,12 @@ class Workers:
             deaths = 1 if loop.time() - began > _SETTLED_S else deaths + 1
             wait_s = min(_LONGEST_WAIT_S, 0.25 * 2**deaths) if deaths > 1 else 0.0
             log.error("worker_died", worker=worker, pid=process.pid, code=code, calls=lost, replaced_in_s=wait_s)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._stopping.wait()
+            await self._rest(wait_s)
+
+    async def _rest(self, wait_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._stopping.wait()
 
     async def _hire(self, worker: int) -> asyncio.subprocess.Process:
         assert self._listener is not None and self._folder is not None, "start has made them"
@@ -211,20 +223,15 @@ class Workers:
                 process.send_signal(number)
 
     async def run(self) -> None:
-        """Until SIGTERM or SIGINT; a second signal ends it at once."""
-        loop = asyncio.get_running_loop()
+        """Until a signal; a second one ends it at once (`signalled`)."""
         asked = asyncio.Event()
-
-        def signalled() -> None:
-            if asked.is_set():
-                self._tell(signal.SIGINT)
-            asked.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, signalled)
-        await asked.wait()
-        log.info("stopping", calls=self.active_calls)
-        await self.stop()
+        hear_no_more = signalled(asked.set, lambda: self._tell(signal.SIGINT))
+        try:
+            await asked.wait()
+            log.info("stopping", calls=self.active_calls)
+            await self.stop()
+        finally:
+            hear_no_more()
 
 
 def _listen(host: str, port: int) -> sockets.socket:
@@ -265,6 +272,8 @@ def assignment() -> Assignment:
 async def work(given: Assignment) -> None:
     """A worker's whole life."""
     settings = given.settings
+    told = os.dup(sys.stdout.fileno())  # the parent reads one line of it
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what tools print when they are imported is none
     logs.configure(settings.log, secrets=settings.all_secrets())
     structlog.contextvars.bind_contextvars(worker=given.worker)
     colleagues = Colleagues(
@@ -277,8 +286,8 @@ async def work(given: Assignment) -> None:
     )
     orphaned = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _orphaned, orphaned)
-    os.write(sys.stdout.fileno(), _READY)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads it any more
+    os.write(told, _READY)
+    os.close(told)
     await service.run()
     if orphaned.is_set() and colleagues.all_gone:  # the others write what they count into it
         shutil.rmtree(given.folder, ignore_errors=True)

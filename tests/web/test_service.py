@@ -25,7 +25,7 @@ from bridge.localmodel.speech import PackagedVoice
 from bridge.rehearsal.stage import Stage
 from bridge.sim import voices
 from bridge.tools.toolbox import CallInfo, Toolbox
-from bridge.web.service import Service
+from bridge.web.service import Service, signalled
 from tests.live.houses import house, incoming
 from tests.live.services import Service as ModelService
 from tests.live.test_driver import on_virtual_time
@@ -243,6 +243,23 @@ async def test_a_signal_ends_it_in_order_and_a_second_one_at_once(
         await asyncio.open_connection("127.0.0.1", port)
 
 
+async def test_a_terminal_that_goes_away_is_a_first_signal_and_none_where_it_is_ignored() -> None:
+    said: list[str] = []
+    undo = signalled(lambda: said.append("first"), lambda: said.append("again"))
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+        signal.raise_signal(number)
+        await asyncio.sleep(0.01)
+    assert said == ["first", "again"]
+    undo()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    undo = signalled(lambda: said.append("first"), lambda: said.append("again"))
+    signal.raise_signal(signal.SIGHUP)
+    await asyncio.sleep(0.01)
+    assert len(said) == 2 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    undo()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 async def test_a_stop_that_fails_is_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service(house(tmp_path / "config", host="127.0.0.1", limits={"drain_s": 0}))
     await service.start()
@@ -272,7 +289,7 @@ def test_the_collector_is_given_back_what_was_frozen(tmp_path: Path) -> None:
     assert gc.get_freeze_count() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_serve_ends_cleanly_on_a_signal(
     tmp_path: Path, unused_tcp_port: int, loop: str, number: signal.Signals

@@ -5,6 +5,7 @@ together.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.errors import BridgeError
 from bridge.localmodel.brain import Brain, Heard
@@ -294,6 +296,50 @@ async def test_a_worker_that_cannot_start_stops_them_all(monkeypatch: pytest.Mon
             pass
 
 
+async def test_a_worker_for_whom_there_is_no_room_stops_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", _no_room)
+    async with asyncio.timeout(10):
+        with pytest.raises(BridgeError, match="could not be started: Too many open files"):
+            async with house():
+                pass
+
+
+async def test_a_worker_for_whom_there_is_no_room_is_hired_when_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_NOT_HIRED_S", 0.2)
+    async with house() as running:
+        with monkeypatch.context() as without_room:
+            without_room.setattr(asyncio, "create_subprocess_exec", _no_room)
+            with capture_logs() as told:
+                os.kill(running.workers.pids[0], signal.SIGKILL)
+                await until(lambda: _true(len([one for one in told if one["event"] == "worker_not_hired"]) > 1))
+        await until(lambda: _true(len(running.workers.pids) == 2))
+
+
+async def _no_room(*command: object, **options: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_what_tools_print_when_they_are_imported_is_no_word_of_a_worker(tmp_path: Path) -> None:
+    (tmp_path / "config" / "agents").mkdir(parents=True)
+    (tmp_path / "shop.py").write_text(
+        "print('ready to sell', flush=True)\n\nasync def buy() -> str:\n    return 'sold'\n"
+    )
+    tool = "{name: buy, description: Buy it., python: 'shop:buy'}"
+    agent = f"instructions: Sell.\ntools: [{tool}]\n"
+    (tmp_path / "config" / "agents" / "front-desk.yaml").write_text(agent)
+    service = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bridge", "serve", "--workers", "2", "--port", "0"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert await _url(service)
+    finally:
+        service.terminate()
+        await service.wait()
+
+
 async def test_sigterm_drains_every_worker_and_none_is_left() -> None:
     async with LocalModel({"front-desk": BRAIN}, recogniser=Person(), detection="energy") as model:
         service = await _serving(f"ws://127.0.0.1:{model.port}/v1/realtime", drain_s=20)
@@ -377,7 +423,9 @@ async def _url(service: asyncio.subprocess.Process) -> str:
     assert service.stdout is not None
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            found = re.search(r"http://127\.0\.0\.1:\d+", (await service.stdout.readline()).decode())
+            line = await service.stdout.readline()
+            assert line, "it has ended"
+            found = re.search(r"http://127\.0\.0\.1:\d+", line.decode())
             if found:
                 return found.group()
 
