@@ -9,10 +9,12 @@ import asyncio
 import errno
 import os
 import platform
+import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -32,6 +34,7 @@ complaints = Console(stderr=True, emoji=False)
 _KEY = "BRIDGE_REALTIME__API_KEY"
 _LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONMALLOC": "malloc"}
 _PORTS = (errno.EADDRINUSE, errno.EACCES)  # of a port; else it is the host
+_WRITTEN_S = 5.0  # for the last lines of journals
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 T = TypeVar("T")
@@ -45,6 +48,7 @@ LoopOption = Annotated[Literal["auto", "uvloop", "asyncio"], typer.Option(help="
 def main() -> None:
     """The command `voice-bridge`. Mistakes of the user end with a sentence and exit code 1."""
     _fill_standard_streams()
+    signal.signal(signal.SIGTERM, _told_to_end)  # until somebody ends in a way of their own
     sys.path.append(os.getcwd())  # tools of agents are looked for where one starts, after all that is installed
     try:
         app()
@@ -65,6 +69,11 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _told_to_end(number: int, frame: object) -> NoReturn:
+    """What was begun is put away: folders, processes."""
+    raise SystemExit(128 + number)
 
 
 def _fill_standard_streams() -> None:
@@ -137,7 +146,7 @@ def serve(
     asked = (("host", host), ("port", port), ("workers", workers))
     settings = load(config=config, given={name: value for name, value in asked if value is not None})
     log.configure(settings.log, secrets=settings.all_secrets())
-    run(_serve(settings, loop, journal), loop=loop)
+    run(_for_good(_serve(settings, loop, journal)), loop=loop)
 
 
 async def _serve(settings: Any, loop: str, journal: Path | None) -> None:
@@ -160,8 +169,24 @@ async def _serve(settings: Any, loop: str, journal: Path | None) -> None:
             "Free it or set BRIDGE_PORT" if error.errno in _PORTS else "Set BRIDGE_HOST to an interface of this machine"
         )
         raise ConfigError([f"cannot listen on {where}: {error.strerror}. {remedy}"]) from None
-    welcome(console, settings, service.port, service.directory)
+    try:
+        welcome(console, settings, service.port, service.directory)
+    except (OSError, SystemExit):  # nobody reads it, or the disk is full: it is only a welcome
+        _give_up_printing()
     await service.run()
+
+
+async def _for_good(work: Coroutine[Any, Any, None]) -> NoReturn:
+    """The service has ended, and so does the process: a tool that would not stop, or its thread, does not keep it."""
+    from bridge.records.journal import wait_written
+
+    await work
+    with suppress(TimeoutError):
+        await asyncio.wait_for(wait_written(), _WRITTEN_S)
+    _give_up_printing()
+    with suppress(OSError):
+        sys.stderr.flush()
+    os._exit(0)
 
 
 @app.command(hidden=True)
@@ -169,7 +194,7 @@ def worker(loop: LoopOption = "auto") -> None:
     """One of several processes of `serve`; only `serve` itself can start it."""
     from bridge.web import workers
 
-    run(workers.work(workers.assignment()), loop=loop)
+    run(_for_good(workers.work(workers.assignment())), loop=loop)
 
 
 @app.command()
@@ -217,8 +242,6 @@ async def _model(config: Path | None, host: str, port: int, script: Path | None,
 
 
 async def _until_signalled() -> None:
-    import signal
-
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

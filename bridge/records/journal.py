@@ -11,6 +11,7 @@ may read; a disk that does not keep up loses facts, and the journal says so.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,11 @@ _ROOM_FOR_A_LINE = 100
 _SILENCE = {"mulaw": b"\xff", "alaw": b"\xd5", "pcm16": b"\x00"}  # ITU-T G.711, tables 2a and 1a: zero
 
 _writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+
+
+async def wait_written() -> None:
+    """All that journals of this process have handed over is written, or lost."""
+    await asyncio.wrap_future(_writer.submit(lambda: None))
 
 
 class Journal:

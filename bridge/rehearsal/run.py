@@ -14,6 +14,8 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -82,7 +84,7 @@ def _results(scenarios: Sequence[Scenario], how: Run) -> Iterable[CallResult]:
         for scenario in scenarios:
             yield from run_one(scenario, how)
         return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=silence_logs)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         for one in [pool.submit(run_one, scenario, how) for scenario in scenarios]:
             yield from one.result()
@@ -92,6 +94,12 @@ def _results(scenarios: Sequence[Scenario], how: Run) -> Iterable[CallResult]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _begin() -> None:
+    """A process of several: told to end, it puts away what it began, as the first one does."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    silence_logs()
 
 
 def silence_logs() -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,17 @@ from bridge.settings import Directory, IncomingCall, load
 from bridge.telephony.twilio import CAPABILITIES
 from bridge.web.service import Service
 
+ROOT = Path(__file__).parents[2]
+SCENARIOS = ROOT / "tests" / "sim" / "scenarios"
 Run = Callable[..., tuple[int, str]]
 Visit = Callable[[str], Awaitable[None]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
     def command(*words: str | Path) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["voice-bridge", *map(str, words)])
         code: object = 0
@@ -43,7 +49,10 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         told = capsys.readouterr()
         return int(str(code or 0)), told.out + told.err
 
-    return command
+    monkeypatch.setattr(os, "_exit", leave)
+    ended_by = signal.getsignal(signal.SIGTERM)
+    yield command
+    signal.signal(signal.SIGTERM, ended_by)
 
 
 @pytest.fixture
@@ -174,6 +183,87 @@ def test_a_disk_too_full_to_print_to_is_told_in_a_sentence() -> None:
             [sys.executable, "-m", "bridge", "check"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, done.stderr) == (1, "No space left on device. Make room and try again\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_welcome_nobody_can_read_keeps_no_service_from_running(tmp_path: Path, unused_tcp_port: int) -> None:
+    with open("/dev/full", "wb") as full, (tmp_path / "log").open("wb") as log:
+        service = subprocess.Popen(
+            [sys.executable, "-m", "bridge", "serve", "--port", str(unused_tcp_port)], stdout=full, stderr=log
+        )
+        try:
+            assert _answers(unused_tcp_port)
+            with pytest.raises(subprocess.TimeoutExpired):
+                service.wait(1)
+            service.terminate()
+            assert service.wait(20) == 0
+        finally:
+            service.kill()
+    assert b"Traceback" not in (tmp_path / "log").read_bytes()
+
+
+def _answers(port: int) -> bool:
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
+
+
+def test_a_tool_that_will_not_stop_keeps_no_service_that_has_ended(tmp_path: Path, journal: Path) -> None:
+    script = """if True:
+        import asyncio, sys, time
+        from pathlib import Path
+        from bridge import cli
+        from bridge.call import events as ev
+        from bridge.records.journal import Journal, read
+
+        async def stubborn():
+            while True:
+                try:
+                    await asyncio.sleep(1000)
+                except asyncio.CancelledError:
+                    pass
+
+        async def service():
+            asyncio.create_task(stubborn())
+            asyncio.get_running_loop().run_in_executor(None, time.sleep, 300)
+            journal = Journal(Path(sys.argv[2]), read(Path(sys.argv[1]))[0])
+            journal.watch(0.0, ev.CallRouted(), [])
+            journal.close()
+            await asyncio.sleep(0)
+
+        cli.run(cli._for_good(service()))
+        """
+    command = [sys.executable, "-c", script, str(journal), str(tmp_path / "last.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len((tmp_path / "last.jsonl").read_text().splitlines()) == 2, "what was handed over is written"
+
+
+@pytest.mark.parametrize("words", [["demo"], ["simulate", str(SCENARIOS)]])
+def test_what_a_command_began_is_put_away_when_it_is_told_to_end(tmp_path: Path, words: list[str]) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(ROOT)}
+    (tmp_path / "tmp").mkdir()
+    with (tmp_path / "said").open("wb") as said:
+        command = subprocess.Popen(
+            [sys.executable, "-m", "bridge", *words], cwd=tmp_path, env=env, stdout=said, stderr=said
+        )
+        try:
+            for _ in range(200):
+                if os.listdir(tmp_path / "tmp"):
+                    break
+                time.sleep(0.05)
+            assert command.poll() is None
+            command.terminate()
+            assert command.wait(60) == 143
+        finally:
+            command.kill()
+    assert os.listdir(tmp_path / "tmp") == [], "no folder, and nobody who will still make one"
+    assert b"Traceback" not in (tmp_path / "said").read_bytes()
 
 
 @pytest.mark.parametrize("closed", [0, 1, 2])
