@@ -50,7 +50,7 @@ def configure(settings: Log, *, secrets: Collection[str] = (), stream: TextIO | 
     structlog.configure(
         processors=[*shared, *last, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(outlet),
+        logger_factory=structlog.WriteLoggerFactory(outlet),
         cache_logger_on_first_use=False,  # modules hold loggers from before this call
     )
     handler = logging.StreamHandler(outlet)

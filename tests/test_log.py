@@ -70,6 +70,21 @@ def test_an_entry_is_one_line_whatever_is_in_it(how: str) -> None:
     assert "\x1b" not in line and "\r" not in line
 
 
+def test_an_entry_is_written_in_one_piece() -> None:
+    """Where nothing buffers, another process's entry would come between an entry and its end of line."""
+
+    class Pieces(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return len(text)
+
+    pieces: list[str] = []
+    log.configure(Log(format="json"), stream=Pieces())
+    structlog.get_logger().info("happened")
+    logging.getLogger("library").warning("happened")
+    assert len(pieces) == 2 and all(piece.endswith("\n") for piece in pieces)
+
+
 def test_an_endless_text_is_cut() -> None:
     assert len(written(detail="x" * 100_000)) < 3000
 
