@@ -92,11 +92,14 @@ class MediaDoor:
         self._waiting[ip] += 1
         try:
             await upgrade.prepare(request)
+        except ConnectionError:  # the peer has left meanwhile
+            self.waits_no_more(ip)
+            return upgrade
         except BaseException:
             self.waits_no_more(ip)
             raise
         transport = upgrade.transport
-        if transport is None:  # the peer has left meanwhile
+        if transport is None:  # so it has here
             self.waits_no_more(ip)
             return upgrade
         stream = _Stream(self, transport, ip, keep=self.colleagues is not None)

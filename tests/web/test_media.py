@@ -13,10 +13,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import WSMsgType
+from aiohttp import ClientConnectionResetError, WSMsgType, web
 from structlog.testing import capture_logs
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
 from bridge.errors import EndReason
 from bridge.live.driver import Driver
@@ -24,6 +24,7 @@ from bridge.live.places import Places
 from bridge.live.switchboard import Expected, Switchboard
 from bridge.settings import Directory
 from bridge.telephony.signature import SIGNATURE, sign
+from bridge.web import media as media_door
 from bridge.web.app import make_app, validator_for
 from bridge.web.listen import Listener
 from bridge.web.media import MediaDoor
@@ -431,6 +432,21 @@ async def test_what_is_no_upgrade_to_a_websocket_is_426(opened: Open, change: di
 
 
 # ---------------------------------------------------------------- caps
+
+
+async def test_who_resets_while_they_are_let_in_is_no_fault_of_ours(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def reset(self: media_door._Upgrade, request: web.BaseRequest) -> None:
+        raise ClientConnectionResetError("Cannot write to closing transport")
+
+    one = await opened()
+    monkeypatch.setattr(media_door._Upgrade, "prepare", reset)
+    with capture_logs() as logs:
+        with pytest.raises((InvalidMessage, InvalidStatus)):
+            await one.knock()
+        assert one.door._waiting.total() == 0
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
 async def test_sockets_without_a_start_are_capped_per_address_and_given_back(opened: Open) -> None:
