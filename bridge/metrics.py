@@ -91,12 +91,12 @@ class Metrics:
             if call.speech_stopped_ms is not None and event.response_id != call.before:
                 call.answers.add(event.item_id)
         elif type(event) not in _MANY:
-            self._saw(call, now, event)
+            self._saw(call, now, event, actions)
         for action in actions:
             if type(action) is not do.PlaceMark:
                 self._asked(plan.call_id, call, now, action)
 
-    def _saw(self, call: _Watched, now: float, event: ev.Event) -> None:
+    def _saw(self, call: _Watched, now: float, event: ev.Event, actions: Sequence[do.Action]) -> None:
         match event:
             case ev.CallerSpeechStopped():
                 call.speech_stopped_ms, call.before = now, call.response
@@ -113,7 +113,7 @@ class Metrics:
                     self._tokens.labels(call.agent, "cached").inc(event.usage.cached_tokens)
             case ev.ModelLost():
                 self._lost.labels(call.agent, event.cure).inc()
-            case ev.ToolFinished():
+            case ev.ToolFinished() if do.Note("tool_result_ignored") not in actions:  # else it was abandoned before
                 self._tools.labels(call.agent, "failed" if event.failed else "done").inc()
 
     def _asked(self, call_id: str, call: _Watched, now: float, action: do.Action) -> None:

@@ -8,6 +8,8 @@ from bridge.call.plan import AgentPlan, CallPlan, CarrierCapabilities, ModelCapa
 from bridge.errors import EndReason
 from bridge.metrics import Metrics
 
+OUTCOMES = ("done", "failed", "abandoned")
+
 
 def plan(call_id: str = "call-1") -> CallPlan:
     return CallPlan(
@@ -25,6 +27,14 @@ def plan(call_id: str = "call-1") -> CallPlan:
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
+
+
+def test_a_tool_is_counted_once_however_late_its_answer_comes() -> None:
+    metrics = Metrics()
+    metrics.watch(plan(), 0.0, ev.StreamStarted("MZ1"), [do.AbandonTool("t1")])
+    metrics.watch(plan(), 1.0, ev.ToolFinished("t1", "{}"), [do.Note("tool_result_ignored")])
+    counted = [value(metrics, "bridge_tool_calls_total", agent="front-desk", outcome=one) for one in OUTCOMES]
+    assert counted == [None, None, 1]
 
 
 def a_call(metrics: Metrics, call_id: str = "call-1") -> None:
