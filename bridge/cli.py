@@ -232,6 +232,7 @@ async def _model(config: Path | None, host: str, port: int, script: Path | None,
     address = f"ws://{host}:{at}/v1/realtime"
     try:
         if companion:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # calls that say goodbye still need it
             print(address, flush=True)  # noqa: T201  (read by the parent process)
             await asyncio.to_thread(sys.stdin.buffer.read)
         else:

@@ -195,7 +195,7 @@ class Service:
         """Until a signal; a second one ends it at once (`signalled`)."""
         asked = asyncio.Event()
         hurry = asyncio.Event()
-        hear_no_more = signalled(asked.set, hurry.set)
+        hear_no_more = signalled(asked.set, hurry.set, is_worker=self._colleagues is not None)
         hurried = asyncio.create_task(hurry.wait(), name="hurried")
         pace = Pace(lambda: self.switchboard.active_calls, self.switchboard.together)
         pace.start()
@@ -216,19 +216,20 @@ class Service:
             hear_no_more()
 
 
-def signalled(first: Callable[[], None], again: Callable[[], None]) -> Callable[[], None]:
+def signalled(first: Callable[[], None], again: Callable[[], None], *, is_worker: bool = False) -> Callable[[], None]:
     """SIGTERM and SIGINT call `first`, and from then on `again`. SIGHUP, of a terminal that went away, is only ever the
-    first, because it may come twice; where it is ignored (nohup) it stays so. The result undoes that.
+    first, because it may come twice; where it is ignored (nohup) it stays so. For a worker that is true of SIGTERM as
+    well: its parent sends one, and whoever ends all processes of a service (systemd) another. The result undoes that.
     """
     loop = asyncio.get_running_loop()
     heard = False
 
-    def hear(*, hangs_up: bool) -> None:
+    def hear(*, once: bool) -> None:
         nonlocal heard
         if not heard:
             heard = True
             first()
-        elif not hangs_up:
+        elif not once:
             again()
 
     hang_up = getattr(signal, "SIGHUP", None)
@@ -236,7 +237,8 @@ def signalled(first: Callable[[], None], again: Callable[[], None]) -> Callable[
     if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
         numbers.append(hang_up)
     for number in numbers:
-        loop.add_signal_handler(number, partial(hear, hangs_up=number == hang_up))
+        once = number == hang_up or (is_worker and number == signal.SIGTERM)
+        loop.add_signal_handler(number, partial(hear, once=once))
 
     def undo() -> None:
         for number in numbers:

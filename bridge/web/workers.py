@@ -43,6 +43,7 @@ _START_S: Final = 30.0
 _SETTLED_S: Final = 60.0  # a worker that lived this long may die once more without a wait
 _LONGEST_WAIT_S: Final = 30.0
 _NOT_HIRED_S: Final = 5.0  # before it is tried again: no process or descriptor was to be had
+_HURRY_S: Final = 5.0  # after a second signal; a worker that hangs does not hear it
 _LAST_S: Final = 15.0  # beyond the drain's own time; then a worker is killed
 _READY: Final = b"ready\n"
 
@@ -225,7 +226,12 @@ class Workers:
     async def run(self) -> None:
         """Until a signal; a second one ends it at once (`signalled`)."""
         asked = asyncio.Event()
-        hear_no_more = signalled(asked.set, lambda: self._tell(signal.SIGINT))
+
+        def hurry() -> None:
+            self._tell(signal.SIGINT)
+            asyncio.get_running_loop().call_later(_HURRY_S, self._tell, signal.SIGKILL)
+
+        hear_no_more = signalled(asked.set, hurry)
         try:
             await asked.wait()
             log.info("stopping", calls=self.active_calls)

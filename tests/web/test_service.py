@@ -251,6 +251,13 @@ async def test_a_terminal_that_goes_away_is_a_first_signal_and_none_where_it_is_
         await asyncio.sleep(0.01)
     assert said == ["first", "again"]
     undo()
+    undo = signalled(lambda: said.append("worker's first"), lambda: said.append("its again"), is_worker=True)
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        signal.raise_signal(number)
+        await asyncio.sleep(0.01)
+    assert said[2:] == ["worker's first", "its again"]
+    undo()
+    said = said[:2]
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     undo = signalled(lambda: said.append("first"), lambda: said.append("again"))
     signal.raise_signal(signal.SIGHUP)
