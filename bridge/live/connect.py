@@ -8,6 +8,7 @@ key.
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import ssl
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from bridge.errors import RealtimeError
+from bridge.live import addresses
 from bridge.live.websocket import CallSocket, Carrying, Closed, Message, client_wire
 from bridge.realtime.dialect import code_of_status
 
@@ -126,13 +128,7 @@ async def dial(
     dialling = _Dialling(wire, on_message, on_closed)
     transport: asyncio.BaseTransport | None = None
     try:
-        transport, _ = await asyncio.get_running_loop().create_connection(
-            lambda: dialling,
-            uri.host,
-            uri.port,
-            ssl=_tls() if uri.secure else None,
-            server_hostname=uri.host if uri.secure else None,
-        )
+        transport = await _connected(uri, dialling)
         return await dialling.opened
     except ssl.SSLCertVerificationError as error:
         raise RealtimeError(f"TLS to {uri.host} failed: {error.verify_message}", code="tls_failed") from None
@@ -147,6 +143,27 @@ async def dial(
         raise
     finally:
         dialling.opened.cancel()
+
+
+async def _connected(uri: WebSocketURI, dialling: _Dialling) -> asyncio.BaseTransport:
+    """To the first of the host's addresses that takes a connection."""
+    refused: OSError | None = None
+    for address in await addresses.find(uri.host, uri.port):
+        try:
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: dialling,
+                address,
+                uri.port,
+                ssl=_tls() if uri.secure else None,
+                server_hostname=uri.host if uri.secure else None,
+            )
+        except ssl.SSLError:
+            raise
+        except OSError as error:
+            refused = refused or error
+        else:
+            return transport
+    raise refused or OSError(errno.EADDRNOTAVAIL, "it has no address")
 
 
 def _prepare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -330,12 +331,10 @@ async def test_a_refused_connection_is_a_plain_reason(unused_tcp_port: int) -> N
 
 
 async def test_a_name_nobody_knows_is_a_plain_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    async def unknown(*args: Any, **options: Any) -> Any:
+    def unknown(*args: Any, **options: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     error = await refusal(f"wss://nowhere.invalid/?api_key={KEY}")
     assert error.code == "connection_failed" and "nowhere.invalid" in error.message
 
