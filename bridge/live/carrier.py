@@ -1,7 +1,8 @@
 """The carrier's REST side, performed: hang up, transfer, and what is done where it is not configured.
 
 Tried three times where the carrier is busy, or as often as fits before the call gives the carrier up. A call it does
-not know counts as hung up; where it was to be transferred its stream is closed, as without REST.
+not know counts as hung up; where it was to be transferred its stream is closed, as without REST. So it is where the
+transfer is refused and there is no model that could go on.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ class CallServices:
         if error is not None and rest.no_such_call(error):
             # Gone, or of a subaccount, whose caller is still there: the carrier asks us, whoever's the call is.
             log.warning("carrier_knows_no_such_call", call_id=driver.plan.call_id, request=repr(request))
+            driver.handed_on_to, error = target, None
+        elif error is not None and driver.call.state.model != "ready":  # nobody is there to go on with the caller
             driver.handed_on_to, error = target, None
         driver.deliver(ev.HandedOver("transfer", error is None, "" if error is None else str(error)))
 

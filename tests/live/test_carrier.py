@@ -143,6 +143,17 @@ async def test_a_transfer_that_fails_leaves_the_call_with_the_agent(target: str)
     await call.task
 
 
+@pytest.mark.parametrize("answer", [401, 503, TimeoutError()])
+@on_virtual_time
+async def test_a_caller_whom_no_model_serves_is_put_through_whatever_the_rest_interface_says(answer: Any) -> None:
+    """An agent's fallback, `transfer`."""
+    call = await begin(Desk(answer))
+    call.tell(ev.TransferWished("+15550009"))
+    call.tell(ev.ModelLost(1, "gone", "fatal"))
+    assert await call.task is EndReason.TRANSFERRED
+    assert call.driver.handed_on_to == "+15550009" and call.phone.closed
+
+
 @pytest.mark.parametrize("limit_s", [2.0, 60.0])
 @on_virtual_time
 async def test_a_carrier_that_hangs_has_failed_before_the_call_takes_the_transfer_for_done(limit_s: float) -> None:
