@@ -7,11 +7,14 @@ just before it is written.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any, TextIO, cast
 
 import structlog
@@ -27,12 +30,22 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TRACES = ("exception", "stack")  # texts of several lines that are ours
 _HIDDEN = "***"
 _LONGEST = 2000
+_MOST_LINES = 5000  # waiting for their reader
+_WRITTEN_S = 1.0  # for the last of them, when the process ends
 
 
 def configure(settings: Log, *, secrets: Collection[str] = (), stream: TextIO | None = None) -> None:
-    """Sets up structlog and the standard library's logging together. `secrets` never appear in what is written."""
+    """Sets up structlog and the standard library's logging together. `secrets` never appear in what is written.
+
+    Standard error is written to by a thread: a reader of it that stands still keeps no call waiting. A `stream` of
+    somebody's own is written to at once.
+    """
+    global _queue
     out = stream or sys.stderr
-    outlet = cast(TextIO, _Outlet(out))
+    written = _Outlet(out)
+    if stream is None:
+        _queue = _Queue(written)
+    outlet = cast(TextIO, written if stream is not None else _queue)
     as_json = settings.format == "json" or (settings.format == "auto" and not out.isatty())
     redact = Redaction(secrets, mask_numbers=settings.mask_numbers)
     shared: list[Processor] = [
@@ -82,6 +95,54 @@ class _Outlet:
             self._out.flush()
         except (OSError, ValueError):
             pass
+
+
+class _Queue:
+    """In front of an outlet. What does not fit any more is lost, and said when there is room again."""
+
+    def __init__(self, outlet: _Outlet) -> None:
+        self._outlet = outlet
+        self._lines: SimpleQueue[str | Event] = SimpleQueue()  # one that a signal's handler may use in mid-use
+        self._lost = 0
+        Thread(target=self._write, name="log", daemon=True).start()
+
+    def write(self, text: str) -> int:
+        if self._lines.qsize() < _MOST_LINES:
+            self._lines.put(text)
+        else:
+            self._lost += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Nobody waits for a line."""
+
+    def wait(self, limit_s: float) -> None:
+        """Until all is written, or lost."""
+        written = Event()
+        self._lines.put(written)
+        written.wait(limit_s)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            if isinstance(line, Event):
+                line.set()
+                continue
+            self._outlet.write(line)
+            self._outlet.flush()
+            if self._lost and self._lines.qsize() < _MOST_LINES // 2:  # there is room to say so
+                lost, self._lost = self._lost, 0
+                structlog.get_logger().error("log_lines_lost", lines=lost)
+
+
+def wait_written() -> None:
+    """All that was logged is written, unless its reader stands still."""
+    if _queue is not None:
+        _queue.wait(_WRITTEN_S)
+
+
+_queue: _Queue | None = None
+atexit.register(wait_written)
 
 
 @contextmanager

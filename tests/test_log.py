@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -146,6 +148,23 @@ class Full(io.StringIO):
     def write(self, text: str) -> int:
         self.tried += 1
         raise OSError(28, "No space left on device")
+
+
+def test_a_reader_that_stands_still_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr(sys, "stderr", os.fdopen(writing, "w"))
+    monkeypatch.setattr(log, "_WRITTEN_S", 0.05)
+    log.configure(Log(format="json"))
+    for number in range(log._MOST_LINES + 2000):
+        structlog.get_logger().info("happened", number=number, detail="x" * 200)
+    log.wait_written()
+    told = b""
+    while b"log_lines_lost" not in told:
+        told += os.read(reading, 1 << 20)
+    lines = [json.loads(line) for line in told.splitlines() if line.endswith(b"}")]
+    assert [line["number"] for line in lines if line["event"] == "happened"][:1000] == list(range(1000))
+    assert sum(line["lines"] for line in lines if line["event"] == "log_lines_lost") > 1000
+    os.close(reading)
 
 
 def test_a_stream_that_cannot_be_written_breaks_nothing() -> None:
