@@ -39,6 +39,7 @@ _PONG_S: Final = 5.0
 _POLICY: Final = 1008
 _GOING_AWAY: Final = 1001
 _MOST_BEFORE_START: Final = 10  # messages
+_UNREAD_BYTES: Final = 32_768  # in the kernel, of a carrier that does not read: beyond it we know, and end the call
 _SIGNED: Final = "signed"  # stands for the address of those who are not held back
 
 
@@ -167,6 +168,9 @@ class _Stream:
             on_message=self._introduce,
             on_closed=self._closed,
         )
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _UNREAD_BYTES)
         self._alarm = asyncio.get_running_loop().call_later(door.start_s, self._refuse, "no start in time")
         door.streams.add(self)
 

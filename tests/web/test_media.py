@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import random
+import socket as sockets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -504,6 +505,14 @@ async def test_a_message_of_more_than_64_kib_is_closed_with_1009(opened: Open, p
 
 
 # ---------------------------------------------------------------- the second stream
+
+
+async def test_what_a_carrier_does_not_read_is_not_piled_up_in_the_kernel(opened: Open) -> None:
+    one = await opened()
+    await one.stream(one.token())
+    (stream,) = one.door.streams
+    connection = stream._transport.get_extra_info("socket")
+    assert connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF) <= 2 * 32_768
 
 
 async def test_of_two_streams_of_a_call_the_newest_wins(opened: Open) -> None:
