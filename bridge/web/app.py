@@ -129,6 +129,8 @@ async def _one_request(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
+    if response.status == 417:  # an Expect nobody knows: told before any handler of ours is asked
+        response.force_close()
     headers = response.headers
     headers[hdrs.SERVER] = "voice-bridge"
     headers["X-Content-Type-Options"] = "nosniff"

@@ -17,10 +17,13 @@ _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-P
 
 
 def is_this_machine(request: web.Request, settings: Settings) -> bool:
-    """Whether the client runs on this machine: it comes from loopback, no proxy says it was sent on, and it asks for
-    this machine by name, or the settings say that the service has no other address.
+    """Whether the client runs on this machine: it comes from loopback, no proxy says it was sent on, no page of
+    somebody else's asks for it in a browser here, and it asks for this machine by name, or the settings say that the
+    service has no other address.
     """
     if not is_loopback(request.remote or "") or any(name in request.headers for name in _FORWARDED):
+        return False
+    if hdrs.ORIGIN in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none":
         return False
     return _is_at_home(settings.public_url) or _is_at_home(f"//{request.headers.get(hdrs.HOST, '')}")
 

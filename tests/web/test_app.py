@@ -1,5 +1,7 @@
 """Probes, metrics and what every answer carries."""
 
+import asyncio
+
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
@@ -42,6 +44,15 @@ async def test_every_answer_carries_the_same_headers_and_ends_its_connection(ser
             assert answer.headers["Cache-Control"] == "no-store"
             assert answer.headers["Server"] == "voice-bridge"
             assert answer.headers["Connection"] == "close"
+
+
+async def test_an_expectation_nobody_knows_ends_its_connection_too(service: Service) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: the-unknown\r\n\r\n")
+    async with asyncio.timeout(3):
+        assert (await reader.read()).startswith(b"HTTP/1.1 417 ")  # and then its end
+    writer.close()
 
 
 async def test_a_mistake_of_ours_is_not_shown_to_the_client(start: Start) -> None:

@@ -118,6 +118,18 @@ async def test_without_a_token_only_this_machine_is_believed_and_no_proxy_on_it(
         assert (await service.post("/twilio/voice", signature="", headers={name: "1.2.3.4"}))[0] == 403
 
 
+@pytest.mark.parametrize(
+    "page", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}]
+)
+async def test_without_a_token_no_page_in_a_browser_on_this_machine_makes_calls(
+    start: Start, page: dict[str, str]
+) -> None:
+    service = await start({})
+    assert (await service.post("/twilio/voice", signature="", headers=page))[0] == 403
+    assert (await service.get("/metrics", headers=page))[0] == 403
+    assert (await service.get("/metrics", headers={"Sec-Fetch-Site": "none"}))[0] == 200, "typed by a person"
+
+
 AT_HOME = ["localhost", "localhost:8080", "LOCALHOST:1", "127.0.0.1", "127.8.0.1:8080", "[::1]", "[::1]:8080"]
 ELSEWHERE = ["bridge.example.test", "bridge.example.test:443", "10.0.0.1", "localhost.example", "127.0.0.1.example"]
 NOWHERE = ["", "[", "[::1", ":8080", "[::2]:80", "0.0.0.0"]
