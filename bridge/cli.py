@@ -34,6 +34,7 @@ complaints = Console(stderr=True, emoji=False)
 _KEY = "BRIDGE_REALTIME__API_KEY"
 _LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONMALLOC": "malloc"}
 _PORTS = (errno.EADDRINUSE, errno.EACCES)  # of a port; else it is the host
+_DESCRIPTORS = 65_536
 _WRITTEN_S = 5.0  # for the last lines of journals
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -108,6 +109,17 @@ def _in_large_pages() -> None:
             os.execve(sys.executable, sys.orig_argv, {**os.environ, **_LARGE_PAGES})
 
 
+def _with_all_descriptors() -> None:
+    """A call takes two or three, and 1,024 is what most processes are started with; more is theirs for the asking."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= soft < _DESCRIPTORS:
+            most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def run(work: Coroutine[Any, Any, T], *, loop: str = "auto") -> T:
     """Run to the end on uvloop where there is one."""
     if loop != "asyncio" and sys.platform != "win32":
@@ -143,6 +155,7 @@ def serve(
     from bridge.settings import load
 
     _in_large_pages()
+    _with_all_descriptors()
     asked = (("host", host), ("port", port), ("workers", workers))
     settings = load(config=config, given={name: value for name, value in asked if value is not None})
     log.configure(settings.log, secrets=settings.all_secrets())
@@ -178,14 +191,14 @@ async def _serve(settings: Any, loop: str, journal: Path | None) -> None:
 
 async def _for_good(work: Coroutine[Any, Any, None]) -> NoReturn:
     """The service has ended, and so does the process: a tool that would not stop, or its thread, does not keep it."""
+    from bridge import log
     from bridge.records.journal import wait_written
 
     await work
     with suppress(TimeoutError):
         await asyncio.wait_for(wait_written(), _WRITTEN_S)
     _give_up_printing()
-    with suppress(OSError):
-        sys.stderr.flush()
+    log.wait_written()
     os._exit(0)
 
 
