@@ -143,7 +143,8 @@ def ask_about_tools(desk: Desk) -> None:
     state.tools.owed = False
     if turns.expecting:
         return
-    if state.ending is not None and (turns.spoke or turns.wish is not None or state.ending.at_a_limit):
+    goodbye_asked = turns.asked is not None and turns.asked.why == "goodbye"
+    if state.ending is not None and (turns.spoke or turns.wish or goodbye_asked or state.ending.at_a_limit):
         return
     if state.tools.this_turn > desk.policies.tools_per_turn + _PATIENCE:
         desk.note("tools_without_end")

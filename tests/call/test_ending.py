@@ -77,6 +77,14 @@ ENDINGS: list[Story] = [
         on=plan(**POLITE),
     ),
     story(
+        "an agent who hangs up without a word says one goodbye, also where the tool answers after its response's end",
+        at(0, response("r1"), asks_tool("t1", "hang_up"), run_tool("t1", "hang_up"), ends("r1")),
+        at(10, ev.HangUpWished("agent"), ask(GOODBYE), tool_done("t1"), submit("t1")),
+        at(300, response("r2"), says("r2", "goodbye", 1000), ends("r2")),
+        at(1300, HANG_UP, hears("goodbye", 1000)),
+        on=plan(**POLITE),
+    ),
+    story(
         "hang_up called after the goodbye was said: nothing more is asked for",
         at(0, response("r1"), says("r1", "goodbye", 1000), asks_tool("t1", "hang_up"), run_tool("t1", "hang_up")),
         at(10, ev.HangUpWished("agent"), tool_done("t1"), submit("t1")),
