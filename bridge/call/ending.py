@@ -174,6 +174,7 @@ def handed_over(desk: Desk, event: ev.HandedOver) -> None:
         desk.state.ending = Ending("hang_up", ending.reason)
         _leave(desk, desk.state.ending)
         return
+    desk.transcript.noted(_TRANSFER_FAILED, desk.at)
     desk.ask(do.TellModel("note", _TRANSFER_FAILED))
     desk.turns.want(Wish("transfer_failed"))
 

@@ -24,7 +24,7 @@ _SEED_CHARS = 32_000  # of history given to a new session: about 8,000 tokens
 
 
 class Entry(msgspec.Struct):
-    role: Literal["caller", "agent", "tool"]
+    role: Literal["caller", "agent", "tool", "note"]
     item_id: str
     at_ms: float  # the call's own time when it began
     text: str = ""
@@ -120,6 +120,10 @@ class Transcript(msgspec.Struct):
 
     def caller_typed(self, text: str, now: float) -> None:
         self._add(Entry("caller", "", now, text, settled=True))
+
+    def noted(self, text: str, now: float) -> None:
+        """Something the model was told, for a session to come too."""
+        self._add(Entry("note", "", now, text, settled=True))
 
     def agent_spoke(self, item_id: str, ms: float, now: float) -> None:
         self._agents(item_id, now).received_ms += ms

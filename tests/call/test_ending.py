@@ -184,6 +184,12 @@ ENDINGS: list[Story] = [
         at(60_000, hears("sorry", 500)),
     ),
     story(
+        "the session that comes after one lost on the way is told that the transfer failed",
+        at(0, ev.TransferWished("+1555"), do.Transfer("+1555")),
+        at(200, ev.HandedOver("transfer", False, "busy"), do.TellModel("note", TRANSFER_FAILED), ASK),
+        at(300, lost(1), CLOSE_MODEL, open_model(2, 0, do.HistoryItem("note", TRANSFER_FAILED))),
+    ),
+    story(
         "a transfer that fails with no model to speak hangs up",
         at(0, ev.TransferWished("+1555"), do.Transfer("+1555")),
         at(100, lost(1), CLOSE_MODEL),
