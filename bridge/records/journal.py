@@ -204,6 +204,7 @@ def replay(path: Path) -> Difference | None:
     """
     plan, lines = read(path)
     call = Call(plan, 0.0)
+    number = 0
     for number, line in lines:
         fact = _event(line["fact"], plan)
         audio: Audio = "full" if isinstance(line["fact"].get("audio"), str) else "lengths"
@@ -220,6 +221,8 @@ def replay(path: Path) -> Difference | None:
             then = [_lengths(request) for request in then]
         if made != then:
             return Difference(number, line["at"], line["fact"], then, made)
+    if not number:
+        raise UsageError(f"{path} holds the plan of a call and none of its facts")
     return None
 
 
@@ -261,9 +264,17 @@ def _checked(path: Path, lines: Iterator[tuple[int, Any]]) -> Iterator[tuple[int
     for number, line in lines:
         if isinstance(line, dict) and "lost" in line:
             raise UsageError(f"{path}, line {number}: {line['lost']} facts are missing here; it ends here")
-        if not isinstance(line, dict) or not {"at", "fact", "requests"} <= line.keys():
+        if not _is_step(line):
             raise UsageError(f"{path}, line {number}: this is no line of a journal")
         yield number, line
+
+
+def _is_step(line: Any) -> bool:
+    if not isinstance(line, dict) or not isinstance(line.get("requests"), list):
+        return False
+    told = [line.get("fact"), *line["requests"]]
+    sound = all(isinstance(one, dict) and isinstance(one.get("audio", 0), int | str) for one in told)
+    return sound and isinstance(line.get("at"), int | float)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:

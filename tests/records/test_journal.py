@@ -205,6 +205,26 @@ def test_a_journal_that_cannot_be_created_is_an_error_at_once(tmp_path: Path) ->
         Journal(tmp_path / "nowhere" / "call.jsonl", THE_PLAN)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [{"fact": 5}, {"requests": 5}, {"requests": [5]}, {"at": "x"}, {"fact": {"type": "CallerSpoke", "audio": [1]}}],
+)
+def test_a_damaged_line_is_a_sentence(path: Path, damage: dict[str, object]) -> None:
+    _live(path)
+    lines = path.read_text().splitlines()
+    lines[3] = json.dumps(json.loads(lines[3]) | damage)
+    path.write_text("\n".join(lines))
+    with pytest.raises(UsageError, match="line 4: this is no line of a journal"):
+        replay(path)
+
+
+def test_a_plan_alone_is_no_call_that_was_lived_through(path: Path) -> None:
+    _live(path)
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(UsageError, match="none of its facts"):
+        replay(path)
+
+
 def test_nothing_is_written_after_the_end(path: Path) -> None:
     book = _live(path)
     size = path.stat().st_size
