@@ -34,6 +34,7 @@ complaints = Console(stderr=True, emoji=False)
 _KEY = "BRIDGE_REALTIME__API_KEY"
 _LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONMALLOC": "malloc"}
 _PORTS = (errno.EADDRINUSE, errno.EACCES)  # of a port; else it is the host
+_NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 _DESCRIPTORS = 65_536
 _WRITTEN_S = 5.0  # for the last lines of journals
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -177,16 +178,24 @@ async def _serve(settings: Any, loop: str, journal: Path | None) -> None:
         await service.start()
     except OSError as error:
         await service.stop(grace_s=0)
-        where = f"{settings.host}:{settings.port}"
-        remedy = (
-            "Free it or set BRIDGE_PORT" if error.errno in _PORTS else "Set BRIDGE_HOST to an interface of this machine"
-        )
-        raise ConfigError([f"cannot listen on {where}: {error.strerror}. {remedy}"]) from None
+        raise ConfigError([_not_started(settings, error)]) from None
     try:
         welcome(console, settings, service.port, service.directory)
     except (OSError, SystemExit):  # nobody reads it, or the disk is full: it is only a welcome
         _give_up_printing()
     await service.run()
+
+
+def _not_started(settings: Any, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):  # tempfile's, of all places it tried
+        return "no folder for temporary files can be written to. Set TMPDIR to one (in a container: --tmpfs /tmp)"
+    why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    if error.errno in _NOTHING_LEFT:
+        return f"cannot start: {why}. Raise the limits of this process (ulimit -a)"
+    remedy = (
+        "Free it or set BRIDGE_PORT" if error.errno in _PORTS else "Set BRIDGE_HOST to an interface of this machine"
+    )
+    return f"cannot listen on {settings.host}:{settings.port}: {why}. {remedy}"
 
 
 async def _for_good(work: Coroutine[Any, Any, None]) -> NoReturn:

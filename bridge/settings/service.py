@@ -275,7 +275,12 @@ class Settings(BaseSettings):
     @property
     def base_url(self) -> str:
         """Where the carrier finds us: the public address, or this machine."""
-        return self.public_url or f"http://127.0.0.1:{self.port}"
+        return self.public_url or self.own_url(self.port)
+
+    def own_url(self, port: int) -> str:
+        """Where this machine finds us, listening on that port."""
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
     def is_public(self) -> bool:

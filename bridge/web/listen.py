@@ -164,6 +164,16 @@ class Listener:
         await self._runner.cleanup()
 
 
+def bound(host: str, port: int) -> sockets.socket:
+    """A socket that listens. Raises OSError."""
+    family, _, _, _, address = sockets.getaddrinfo(
+        host or None, port, type=sockets.SOCK_STREAM, flags=sockets.AI_PASSIVE
+    )[0]
+    listener = sockets.create_server(address[:2], family=family, backlog=1024)
+    listener.setblocking(False)
+    return listener
+
+
 def _require_sound_interpreter() -> None:
     """The parser in Python had request-smuggling faults of its own; -O takes our invariants out."""
     wrong = []

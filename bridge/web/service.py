@@ -33,7 +33,7 @@ from bridge.telephony.rest import Account
 from bridge.tools.toolbox import Toolbox
 from bridge.web.app import DOOR, make_app, validator_for
 from bridge.web.colleagues import Colleagues
-from bridge.web.listen import Listener
+from bridge.web.listen import Listener, bound
 from bridge.web.media import MediaDoor
 from bridge.web.pace import Pace
 from bridge.web.webhooks import TwilioDoor
@@ -149,6 +149,10 @@ class Service:
         elif self.directory.needs_local_model:
             self._companion = Companion(["--config", str(self.settings.config)])
             self.directory.local_model_at(await self._companion.start(port=self.settings.local_model.port))
+        if not (public_url or self.settings.public_url):
+            if sock is None and not self.settings.port:
+                sock = bound(self.settings.host, 0)  # its number stands in what the carrier is told
+            public_url = self.settings.own_url(sock.getsockname()[1]) if sock is not None else ""
         limits = self.settings.limits
         self._door = door = MediaDoor(
             self.switchboard,

@@ -35,6 +35,7 @@ from bridge.live.places import lay_out
 from bridge.records.journals import Journals
 from bridge.settings import Directory, Settings
 from bridge.web.colleagues import Colleagues
+from bridge.web.listen import bound
 from bridge.web.service import Service, signalled
 
 log = structlog.get_logger()
@@ -45,6 +46,7 @@ _LONGEST_WAIT_S: Final = 30.0
 _NOT_HIRED_S: Final = 5.0  # before it is tried again: no process or descriptor was to be had
 _HURRY_S: Final = 5.0  # after a second signal; a worker that hangs does not hear it
 _LAST_S: Final = 15.0  # beyond the drain's own time; then a worker is killed
+_LONGEST_FOLDER: Final = 90  # of the 107 characters a Unix socket's path may have (sun_path, unix(7))
 _READY: Final = b"ready\n"
 
 
@@ -98,8 +100,10 @@ class Workers:
             raise
 
     async def _start(self) -> None:
-        self._listener = _listen(self.settings.host, self.settings.port)
+        self._listener = bound(self.settings.host, self.settings.port)
         self._folder = Path(tempfile.mkdtemp(prefix="voice-bridge-"))  # for its owner alone
+        if len(os.fsencode(self._folder)) > _LONGEST_FOLDER:
+            raise ConfigError([f"workers: {self._folder} is too long a path for sockets. Set TMPDIR to a shorter one"])
         (self._folder / "metrics").mkdir()
         self._page = lay_out(self._folder / "places", self._count)
         if self.directory.needs_local_model:
@@ -238,15 +242,6 @@ class Workers:
             await self.stop()
         finally:
             hear_no_more()
-
-
-def _listen(host: str, port: int) -> sockets.socket:
-    family, _, _, _, address = sockets.getaddrinfo(
-        host or None, port, type=sockets.SOCK_STREAM, flags=sockets.AI_PASSIVE
-    )[0]
-    listener = sockets.create_server(address[:2], family=family, backlog=1024)
-    listener.setblocking(False)
-    return listener
 
 
 async def _is_ready(process: asyncio.subprocess.Process) -> bool:

@@ -308,6 +308,24 @@ def test_an_interface_that_is_not_there_is_said_with_what_to_do(
     assert code == 1 and "cannot listen on 192.0.2.1:0: " in told and remedy in told
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "Set TMPDIR"),
+        (OSError(24, "Too many open files"), "cannot start: Too many open files. Raise the limits"),
+    ],
+)
+def test_a_start_that_fails_names_the_remedy_for_what_failed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: OSError, says: str
+) -> None:
+    async def fail(service: Service) -> None:
+        raise error
+
+    monkeypatch.setattr(Service, "start", fail)
+    code, told = run("serve")
+    assert code == 1 and says in told and "BRIDGE_HOST" not in told
+
+
 def test_a_failure_that_is_no_full_disk_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise PermissionError(13, "Permission denied", "x")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import uvloop
 
@@ -215,6 +216,20 @@ async def test_a_tool_that_is_given_need_not_be_importable(tmp_path: Path) -> No
     await service.start()
     assert service.port > 0, "it listens"
     await service.stop(grace_s=0)
+
+
+@pytest.mark.parametrize(("host", "where"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]")])
+async def test_where_any_port_will_do_the_carrier_is_told_the_one_there_is(
+    tmp_path: Path, host: str, where: str
+) -> None:
+    service = Service(house(tmp_path / "config", host=host, port=0, public_url="", twilio={}))
+    await service.start()
+    url = f"{where}:{service.port}"
+    async with aiohttp.ClientSession() as client:
+        async with client.post(f"http://{url}/twilio/voice", data={"CallSid": "CA1", "AccountSid": "AC1"}) as answer:
+            told = await answer.text()
+    await service.stop(grace_s=0)
+    assert f"ws://{url}/twilio/media" in told and f"http://{url}/twilio/resume" in told
 
 
 @pytest.mark.parametrize("second", [None, signal.SIGTERM, signal.SIGINT])
