@@ -88,7 +88,7 @@ class Conversation:
 
     def __init__(self, *, bytes_per_ms: float = 48.0, keep_audio_ms: float = 600_000) -> None:
         self.bytes_per_ms = bytes_per_ms
-        self._keep_bytes = int(keep_audio_ms * bytes_per_ms)
+        self._keep_audio_ms = keep_audio_ms
         self.clear()
 
     def clear(self) -> None:
@@ -394,10 +394,11 @@ class Conversation:
         item.formatted.audio += audio
         item.formatted.audio_ms += len(audio) / (self if heard is None else heard).bytes_per_ms
         self._kept_bytes += len(audio)
-        if self._kept_bytes <= self._keep_bytes:
+        most = int(self._keep_audio_ms * self.bytes_per_ms)  # a session's format is known when it has one
+        if self._kept_bytes <= most:
             return
         for old in self._items.values():
-            if old is item or self._kept_bytes <= self._keep_bytes:
+            if old is item or self._kept_bytes <= most:
                 break
             self._kept_bytes -= len(old.formatted.audio)
             old.formatted.audio.clear()

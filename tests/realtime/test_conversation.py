@@ -360,6 +360,14 @@ def test_the_audio_kept_of_all_items_is_bounded_and_its_length_is_not_forgotten(
     assert [it.formatted.audio_ms for it in conversation.get_items()] == [60.0] * 3
 
 
+def test_the_bound_on_audio_is_in_the_sessions_own_format() -> None:
+    conversation = Conversation(keep_audio_ms=100)
+    conversation.bytes_per_ms = 8.0
+    for name in ("a", "b", "c"):
+        play(conversation, audio(bytes(8 * 60), item_id=name))
+    assert [len(it.formatted.audio) // 8 for it in conversation.get_items()] == [0, 0, 60]
+
+
 def test_forgetting_what_was_said() -> None:
     conversation = Conversation()
     play(conversation, added(item()), audio(bytes(10)))
