@@ -109,15 +109,11 @@ class Watch:
         return lines
 
     def _note_pieces(self, actions: Sequence[do.Action]) -> None:
-        played = [action for action in actions if isinstance(action, do.PlayAudio)]
-        ledger = self.driver.call.state.ledger
-        position = ledger.reckoning.sent_ms - sum(action.ms for action in played)
-        for action in played:
-            middle = position + action.ms / 2
-            item_id = next((sent.item_id for sent in ledger.slices if sent.begin_ms <= middle < sent.end_ms), "")
-            self._pieces.append(_Piece(self._stream_id, self._sent, self._sent + len(action.audio), item_id))
-            self._sent += len(action.audio)
-            position += action.ms
+        for action in actions:
+            if isinstance(action, do.PlayAudio):
+                end = self._sent + len(action.audio)
+                self._pieces.append(_Piece(self._stream_id, self._sent, end, action.item_id))
+                self._sent = end
 
     def played(self, item_id: str, leg: Leg) -> list[tuple[float, float]]:
         """When the carrier played the pieces of an item: (from, to) in milliseconds of the call."""

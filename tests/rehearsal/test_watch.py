@@ -55,5 +55,17 @@ async def test_a_clear_that_was_lost_on_the_line_leaves_all_that_was_buffered_to
         leg.hang_up()
 
 
+@on_virtual_time
+async def test_what_a_lost_session_said_is_its_items_to_the_last_piece() -> None:
+    async with Scene({"connections": [{"on": 1, "steps": [{"after_type": "response.done", "drop": True}]}]}) as scene:
+        leg = await scene.call()
+        await leg.wait_until_heard(1000)
+        await leg.wait_until_quiet(700)
+        entry = scene.watch(leg).driver.call.state.transcript.entries[0]
+        played_ms = sum(stop - start for start, stop in scene.watch(leg).played(entry.item_id, leg))
+        assert entry.foreign and played_ms == pytest.approx(entry.received_ms, abs=1)
+        leg.hang_up()
+
+
 def _heard(scene: Scene, leg: Leg, cut: Cut) -> float:
     return sum(stop - start for start, stop in scene.watch(leg).played(cut.item_id, leg))
