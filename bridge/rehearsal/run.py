@@ -32,11 +32,9 @@ from bridge.rehearsal.folding import differences, timeline
 from bridge.rehearsal.keeping import kept
 from bridge.rehearsal.stage import Stage
 from bridge.rehearsal.telling import Result
-from bridge.rehearsal.watch import Watch
 from bridge.sim import actor, virtual, voices
 from bridge.sim.carrier import Carrier
 from bridge.sim.judge import judge
-from bridge.sim.leg import Leg
 from bridge.sim.measures import measure
 from bridge.sim.outcome import AgentTurn, Outcome, ToolCall, Truncation, of_leg, with_words
 from bridge.sim.report import CallResult
@@ -240,7 +238,7 @@ def account(outcome: Outcome, result: Result) -> Outcome:
     """The carrier's account with the service's laid beside it."""
     leg, watch = result.leg, result.watch
     lead_ms = watch.began_ms(leg)
-    agent = [turn for entry in result.entries if (turn := _agent_turn(entry, watch, leg)) is not None]
+    agent = [turn for entry in result.entries if (turn := _agent_turn(entry, result)) is not None]
     told = with_words(outcome, agent or outcome.agent_turns, _understood(outcome, result.entries, lead_ms))
     return replace(
         told,
@@ -259,12 +257,13 @@ def account(outcome: Outcome, result: Result) -> Outcome:
     )
 
 
-def _agent_turn(entry: Entry, watch: Watch, leg: Leg) -> AgentTurn | None:
-    played = watch.played(entry.item_id, leg) if entry.role == "agent" else []
+def _agent_turn(entry: Entry, result: Result) -> AgentTurn | None:
+    played = result.watch.played(entry.item_id, result.leg) if entry.role == "agent" else []
     if not played:
         return None
-    unheard_ms = max(0.0, entry.received_ms - entry.heard_ms) if entry.cut else 0.0
-    return AgentTurn(played[0][0], played[-1][1], entry.text, entry.heard_text, unheard_ms)
+    truth = result.as_heard(entry)
+    unheard_ms = truth.received_ms - truth.heard_ms if truth.cut else 0.0
+    return AgentTurn(played[0][0], played[-1][1], truth.text, truth.heard_text, unheard_ms)
 
 
 def _understood(outcome: Outcome, entries: Sequence[Entry], lead_ms: float) -> list[str]:

@@ -31,6 +31,7 @@ RATE_HZ: Final = 8000
 _MS: Final = 8  # samples
 _LOUD: Final = 60  # mean magnitude of 10 ms that counts as sound
 _PAUSE_MS: Final = 90.0
+_ROUNDING_MS: Final = 1.0
 
 
 @dataclass
@@ -57,6 +58,12 @@ class Result:
     def played_ms(self, entry: Entry) -> float:
         """How much of an item the carrier really played."""
         return sum(stop - start for start, stop in self.watch.played(entry.item_id, self.leg))
+
+    def as_heard(self, entry: Entry) -> Entry:
+        """The agent's entry with what the carrier really played of it, in place of what the service reckons."""
+        played_ms = min(self.played_ms(entry), entry.received_ms)
+        cut = entry.cut or played_ms < entry.received_ms - _ROUNDING_MS
+        return msgspec.structs.replace(entry, heard_ms=played_ms, cut=cut)
 
     def answer_ms(self, after_ms: float) -> float | None:
         """From the end of the caller's words to the first sound after a pause of the agent."""
@@ -96,7 +103,8 @@ def rows(result: Result) -> list[Row]:
                     latency_ms = result.answer_ms(words.stop / _MS)
                     rows.append(Row("caller", words.start / _MS, words.label, entry.text, latency_ms))
             case "agent" if entry.text:
-                rows.append(Row("agent", entry.at_ms, entry.text, entry.heard_text, cut=cuts.get(entry.item_id)))
+                heard = result.as_heard(entry).heard_text
+                rows.append(Row("agent", entry.at_ms, entry.text, heard, cut=cuts.get(entry.item_id)))
             case "tool":
                 rows.append(Row("tool", entry.at_ms, f"{entry.tool_name} {entry.tool_arguments}", entry.text))
     return rows
@@ -151,9 +159,10 @@ def picture(result: Result, said: npt.NDArray[np.int16], heard: npt.NDArray[np.i
             signs.append(Sign(entry.at_ms, "tool", entry.tool_name))
         if entry.role != "agent" or not (played := watch.played(entry.item_id, leg)):
             continue
-        unheard_ms = entry.received_ms - entry.heard_ms if entry.cut else 0.0
-        unheard = entry.text[len(entry.heard_text) :].strip() if entry.cut else ""
-        turns.append(Turn("agent", played[0][0], played[-1][1], entry.heard_text, unheard_ms, unheard))
+        truth = result.as_heard(entry)
+        unheard_ms = truth.received_ms - truth.heard_ms if truth.cut else 0.0
+        unheard = truth.text[len(truth.heard_text) :].strip() if truth.cut else ""
+        turns.append(Turn("agent", played[0][0], played[-1][1], truth.heard_text, unheard_ms, unheard))
     for cut in result.cuts:
         signs.append(Sign(cut.at_ms, "barge_in", f"told {cut.told_ms:.0f} ms, heard {cut.truth_ms:.0f} ms"))
     plan = watch.driver.plan

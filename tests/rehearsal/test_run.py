@@ -70,6 +70,21 @@ def test_a_call_that_fails_takes_no_other_with_it(monkeypatch: pytest.MonkeyPatc
     assert [result.outcome and result.outcome.seed for result in results] == [0, None, 2]
 
 
+def test_what_a_stalled_line_kept_from_the_caller_was_not_heard() -> None:
+    greeting = "How can I help you?"
+    stalled = scenario(
+        "call",
+        caller=[{"silence": 9000}, {"hang_up": True}],
+        faults=[{"stall_ms": 30_000, "at_ms": 700}],
+        expect=[{"agent_says": greeting}, {"heard": "Hello"}, {"heard": greeting}, {"absent": greeting}],
+    )
+    (result,) = run_one(stalled, Run())
+    assert [verdict.met for verdict in result.verdicts] == [True, True, False, True]
+    assert result.outcome is not None
+    (turn,) = result.outcome.agent_turns
+    assert turn.unheard_ms > 1000
+
+
 def test_a_session_that_outlives_its_call_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalModel, "sessions", property(lambda model: 1))
     (result,) = run_one(scenario("call"), Run())
