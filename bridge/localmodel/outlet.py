@@ -130,7 +130,7 @@ class Outlet:
         acts: list[Act] = []
         for step in self._script.steps:
             by_count = step.after_events == self._sent
-            by_type = step.after_type in names and self._types[step.after_type] == step.nth
+            by_type = step.after_type in names and self._types[step.after_type] == (step.nth or 1)
             if by_count or by_type:
                 acts.extend(self.perform(step))
         return acts

@@ -48,12 +48,13 @@ How responses are given, for all of them on the same level as the keys above, fo
     text_only: true                 # text where sound was due
     answer: Hello.                  # in `responses:` only
 
-Events have their GA names, whatever the dialect; `after_type` takes the beta ones as well.
+Events have their GA names, whatever the dialect; `after_type` takes the beta ones as well. A key that means nothing
+beside the others is a mistake: `code` without `status: failed`, `nth` of a step without `after_type`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +66,15 @@ from bridge.reading import FROM_1, NOT_NEGATIVE, between, nearest, parse, read, 
 
 _ABOVE_0 = (1e-9, float("inf"))
 _REASON_BYTES = 123  # a close frame holds 125, its code among them (RFC 6455 section 5.5)
+
+
+_OF_STATUS = {  # keys of a rule that mean something with these alone
+    "reason": ("incomplete",),
+    "code": ("failed",),
+    "error_type": ("failed",),
+    "message": ("failed",),
+    "stop_after_ms": ("failed", "incomplete"),
+}
 
 
 class ResponseRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -120,7 +130,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     after_events: int | None = None
     after_type: str = ""
-    nth: int = 1
+    nth: int | None = None  # of the events `after_type`; without it the first
     after_ms: float | None = None
     drop: bool = False
     close: Close | None = None
@@ -136,6 +146,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         between(self, after_events=FROM_1, nth=FROM_1, after_ms=NOT_NEGATIVE, stall_ms=NOT_NEGATIVE)
         if sum((self.after_events is not None, bool(self.after_type), self.after_ms is not None)) != 1:
             raise ValueError("a step needs one of after_events, after_type, after_ms")
+        if self.nth is not None and not self.after_type:
+            raise ValueError("nth belongs to after_type")
         given = (self.close, self.error, self.send, self.send_text, self.send_binary)
         does = [value is not None for value in given] + [self.drop, self.expire, self.half_open, self.stall_ms > 0]
         if sum(does) != 1:
@@ -265,6 +277,8 @@ def _entry(described: Any, wrong: list[str]) -> Iterator[tuple[frozenset[int], S
     rules = list(_rules(keys.pop("responses", []), for_all, wrong))
     script = read(keys, Script, "", wrong, known=_KEYS)
     rule = read(for_all, ResponseRule, "", wrong)
+    if rule is not None and not wrong:  # a rule that was not read may be the one it is for
+        wrong += _idle(for_all, [rule, *(single for _, single in rules)])
     if script is not None and rule is not None and not wrong:
         yield connections, msgspec.structs.replace(script, rule=rule, rules=tuple(rules))
 
@@ -282,7 +296,18 @@ def _rules(
         told = read(single, ResponseRule, where, wrong, known=_RULE_KEYS | {"nth"})
         both = read({**for_all, **single}, ResponseRule, where, []) if told else None
         if both is not None:
+            wrong += [f"{where}: {idle}" for idle in _idle(single, [both])]
             yield numbers, both
+
+
+def _idle(written: Iterable[str], rules: Sequence[ResponseRule]) -> Iterator[str]:
+    """A line for each key that means nothing in any of the rules it is for."""
+    for key in written:
+        statuses = _OF_STATUS.get(key, ())
+        if statuses and not any(rule.status in statuses for rule in rules):
+            yield f"{key} belongs to {' or '.join(f'`status: {status}`' for status in statuses)}"
+        if key != "silent" and all(rule.silent for rule in rules):
+            yield f"{key}: a response that is silent has none; leave out one of the two"
 
 
 def _numbers(value: Any, place: str, wrong: list[str]) -> frozenset[int]:

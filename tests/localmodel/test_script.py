@@ -449,6 +449,15 @@ def test_a_script_is_read_from_a_file(tmp_path: Path) -> None:
         ({"steps": [{"after_type": "response.doen", "drop": True}]}, "after_type: no event 'response.doen'; did you"),
         ({"steps": {"after_ms": 1}}, "steps: expected a list"),
         ({"responses": [{"nth": 1, "silnt": True}]}, "responses[1].silnt: unknown key; did you mean silent?"),
+        ({"responses": [{"code": "server_error"}]}, "responses[1]: code belongs to `status: failed`"),
+        (
+            {"responses": [{"nth": 1}, {"status": "failed", "reason": "x"}]},
+            "responses[2]: reason belongs to `status: i",
+        ),
+        ({"stop_after_ms": 400}, "stop_after_ms belongs to `status: failed` or `status: incomplete`"),
+        ({"message": "x", "responses": [{"status": "incomplete"}]}, "message belongs to `status: failed`"),
+        ({"responses": [{"silent": True, "answer": "Hello."}]}, "responses[1]: answer: a response that is silent"),
+        ({"steps": [{"after_events": 3, "nth": 1, "drop": True}]}, "steps[1]: nth belongs to after_type"),
         ({"responses": [{"nth": True}]}, "nth: write a number from 1"),
         ({"responses": [{"nth": 0}]}, "nth: write a number from 1"),
         ({"responses": {"nth": 2, "silent": True}}, "responses: make it a list of mappings"),
@@ -463,6 +472,16 @@ def test_scripts_that_do_not_hold_say_why(document: Any, told: str) -> None:
         Scripts.from_dict(document, source="bad.yaml")
     assert told in str(raised.value)
     assert "bad.yaml" in str(raised.value)
+
+
+def test_what_is_said_for_all_responses_may_mean_something_in_one_of_them_alone() -> None:
+    failing = {"status": "failed", "stop_after_ms": 400}
+    script = Scripts.from_dict({"code": "rate_limit_exceeded", "responses": [{"nth": 2, **failing}]}).of(1)
+    assert (script.response(2).status, script.response(2).code) == ("failed", "rate_limit_exceeded")
+    script = Scripts.from_dict({**failing, "responses": [{"nth": 2, "message": "Too fast."}]}).of(1)
+    assert (script.response(2).status, script.response(2).message) == ("failed", "Too fast.")
+    script = Scripts.from_dict({"speed": 2, "responses": [{"nth": 2, "silent": True}]}).of(1)
+    assert script.response(2).silent
 
 
 def test_all_mistakes_of_a_script_are_told_at_once() -> None:
