@@ -265,6 +265,8 @@ class Session:
             self._audio.change_format(settings.audio_format(heard["format"]))
         if heard["turn_detection"] is None:
             self._turn_item = ""
+        if heard["turn_detection"] != before["turn_detection"]:
+            self._idle_due_ms = None
         if heard["format"] != before["format"] or heard["turn_detection"] != before["turn_detection"]:
             self._out.append(ListenAnew())
 

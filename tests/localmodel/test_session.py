@@ -325,6 +325,16 @@ def test_a_caller_who_says_nothing_after_the_answer_was_played_is_prompted() -> 
     assert said(stage.seen).endswith("Are you still there?") or said(stage.run()) == "Are you still there?"
 
 
+@pytest.mark.parametrize("detection", [None, {"idle_timeout_ms": None}, {"type": "semantic_vad"}])
+def test_nobody_is_prompted_once_turn_detection_was_switched_off_or_changed(detection: Any) -> None:
+    stage = Stage()
+    stage.update(audio={"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": 1000}}})
+    stage.client("response.create")
+    assert types(stage.run(2000))[-1] == "response.done"
+    stage.update(audio={"input": {"turn_detection": detection}})
+    assert stage.run(20_000) == []
+
+
 def test_without_ears_the_lines_follow_one_another() -> None:
     stage = Stage(hears=False)
     stage.turn()
