@@ -50,14 +50,21 @@ class Mind:
     def reply(self, response: Response) -> Reply | None:
         """What to say and do; None, and `response.waits_for` set, while recognition runs."""
         wish = response.wish
+        if wish.forced:
+            return (self._forced(wish.forced),)
+        reply = self._meant(response, wish)
+        if reply is None or not wish.must_call or any(isinstance(part, UseTool) for part in reply):
+            return reply
+        return (self._forced(wish.tools[0]),) if wish.tools else reply
+
+    def _meant(self, response: Response, wish: Wish) -> Reply | None:
+        """What the conversation or the instructions ask for."""
         instructed = self._dialogue.instructed(wish.instructions)
         if wish.given is not None or not response.manner.in_conversation:
             texts = [item.text for item in wish.given or () if item.text]
             if instructed or not texts:
                 return instructed or self._dialogue.greeting()
             return self._dialogue.answer(self.brain.understand(texts[-1]), tools=wish.tools)
-        if wish.forced:
-            return (self._forced(wish.forced),)
         question = self._open_question()
         response.answers = frozenset(item.id for item in question)
         if question and not (instructed and self._dialogue.quotes(wish.instructions)):

@@ -99,6 +99,8 @@ def merged(current: Event, update: Event, *, spoke: bool) -> Event:
                 session[key] = value
             case _:
                 raise Refused("unknown_parameter", f"Unknown parameter: '{path}'.", path)
+    if {"tools", "tool_choice"} & update.keys():
+        sure_of_choice(session["tool_choice"], functions(session["tools"]), "session.tool_choice")
     return session
 
 
@@ -127,6 +129,17 @@ def tool_choice(value: Any, path: str) -> Any:
     if value.get("type") == "mcp":
         return dict(value)
     raise Refused("invalid_value", "Invalid value for tool_choice: expected a function with its name.", path)
+
+
+def functions(declared: list[Event]) -> tuple[str, ...]:
+    """The names of those tools the client itself runs."""
+    return tuple(tool["name"] for tool in declared if tool["type"] == "function")
+
+
+def sure_of_choice(choice: Any, names: tuple[str, ...], path: str) -> None:
+    """Raises Refused for a function that is not among the tools."""
+    if isinstance(choice, dict) and choice["type"] == "function" and choice["name"] not in names:
+        raise Refused("invalid_value", f"Invalid value: there is no tool '{choice['name']}' to choose.", path)
 
 
 def output_tokens(value: Any, path: str) -> Any:

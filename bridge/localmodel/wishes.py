@@ -28,12 +28,14 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`given` are the items to answer instead of the conversation; `forced` the tool that must be called."""
+    """`given` are the items to answer instead of the conversation; `forced` the tool that must be called, and with
+    `must_call` it is any of them."""
 
     instructions: str = ""
     given: tuple[Item, ...] | None = None
     tools: tuple[str, ...] = ()
     forced: str = ""
+    must_call: bool = False
 
 
 def read_manner(overrides: Event, session: Event) -> Manner:
@@ -75,7 +77,8 @@ def read_wish(overrides: Event, session: Event, conversation: Conversation, byte
     """Raises Refused."""
     choice = settings.tool_choice(overrides.get("tool_choice", session["tool_choice"]), "response.tool_choice")
     declared = overrides.get("tools", session["tools"])
-    names = tuple(tool["name"] for tool in settings.tools(declared, "response.tools") if tool["type"] == "function")
+    names = settings.functions(settings.tools(declared, "response.tools"))
+    settings.sure_of_choice(choice, names, "response.tool_choice")
     given = overrides.get("input")
     if given is not None and not isinstance(given, list):
         raise Refused("invalid_type", "Invalid type for 'response.input': expected an array.", "response.input")
@@ -84,6 +87,7 @@ def read_wish(overrides: Event, session: Event, conversation: Conversation, byte
         given=None if given is None else tuple(_resolved(item, conversation, bytes_per_ms) for item in given),
         tools=() if choice == "none" else names,
         forced=choice["name"] if isinstance(choice, dict) and choice["type"] == "function" else "",
+        must_call=choice == "required",
     )
 
 

@@ -112,6 +112,11 @@ def test_the_detector_starts_anew_only_when_what_it_hears_changes() -> None:
             "session.tools[0].name",
         ),
         ({"type": "realtime", "tool_choice": "often"}, "invalid_value", "session.tool_choice"),
+        (
+            {"type": "realtime", "tools": TOOLS, "tool_choice": {"type": "function", "name": "find_odrer"}},
+            "invalid_value",
+            "session.tool_choice",
+        ),
     ],
 )
 def test_one_bad_field_refuses_the_whole_update(session: dict[str, Any], code: str, param: str) -> None:
@@ -485,6 +490,48 @@ def test_a_tool_nobody_declared_is_not_called() -> None:
     stage.text("goodbye")
     events = stage.client("response.create") + stage.run()
     assert [item["type"] for item in events[-1]["response"]["output"]] == ["message"]
+
+
+def called(stage: Stage, **response: Any) -> list[str]:
+    """The tools one response called."""
+    events = stage.client("response.create", response=response) + stage.run()
+    return [call["name"] for call in every(events, "response.function_call_arguments.done")]
+
+
+def test_a_chosen_tool_is_called_whatever_was_said() -> None:
+    stage = Stage()
+    stage.update(tools=TOOLS)
+    stage.text("when are you open")
+    assert called(stage, tool_choice={"type": "function", "name": "hang_up"}) == ["hang_up"]
+
+
+def test_where_a_tool_is_required_one_is_called() -> None:
+    stage = Stage()
+    stage.update(tools=TOOLS[::-1], tool_choice="required")
+    stage.text("where is my order")
+    assert called(stage) == ["find_order"]
+    stage.text("when are you open")
+    assert called(stage) == ["hang_up"]
+    assert called(stage, tool_choice="auto") == []
+
+
+def test_a_required_tool_waits_for_what_the_caller_said() -> None:
+    stage = Stage()
+    stage.update(tools=TOOLS[::-1], tool_choice="required")
+    item_id = stage.turn()[0]["item_id"]
+    assert stage.run() == []
+    events = stage.heard(item_id, "where is my order") + stage.run()
+    assert only(events, "response.function_call_arguments.done")["name"] == "find_order"
+
+
+@pytest.mark.parametrize("response", [{}, {"tools": []}, {"conversation": "none", "input": []}])
+def test_a_tool_that_is_not_there_cannot_be_chosen(response: dict[str, Any]) -> None:
+    stage = Stage()
+    choice = {"type": "function", "name": "nothere" if "tools" not in response else "find_order"}
+    stage.update(tools=TOOLS)
+    refused = error(stage.client("response.create", response={"tool_choice": choice, **response}))
+    assert (refused["code"], refused["param"]) == ("invalid_value", "response.tool_choice")
+    assert choice["name"] in refused["message"]
 
 
 def test_speech_and_a_call_come_in_one_response() -> None:
