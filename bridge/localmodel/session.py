@@ -26,7 +26,7 @@ from bridge.localmodel.settings import Refused
 from bridge.localmodel.speech import Mouth
 from bridge.localmodel.usage import Bill
 from bridge.localmodel.wire import Dialect, Event, looks_beta, session_from_beta
-from bridge.localmodel.wishes import Manner, Wish, read_manner, read_wish
+from bridge.localmodel.wishes import Manner, Wish, read_manner, read_overrides, read_wish
 
 MIN_COMMIT_MS = 100
 EXPIRED = "Your session hit the maximum duration of 60 minutes."
@@ -314,9 +314,7 @@ class Session:
         self._emit("conversation.item.truncated", item_id=item_id, content_index=index, audio_end_ms=audio_end_ms)
 
     def _create_response(self, event: Event, now: float) -> None:
-        overrides = event.get("response") or {}
-        if not isinstance(overrides, dict):
-            raise Refused("invalid_type", "Invalid type for 'response': expected an object.", "response")
+        overrides = read_overrides(event.get("response"), self.dialect)
         manner = read_manner(overrides, self._settings)
         wish = read_wish(overrides, self._settings, self._conversation, self._audio.format.bytes_per_ms)
         if manner.in_conversation and self._running is not None:

@@ -9,7 +9,14 @@ from bridge.audio.formats import AudioFormat
 from bridge.localmodel import settings
 from bridge.localmodel.items import Conversation, Item, read_item
 from bridge.localmodel.settings import Refused
-from bridge.localmodel.wire import Event, session_from_beta
+from bridge.localmodel.wire import Dialect, Event, session_from_beta
+
+_FIELDS = frozenset(
+    "audio conversation input instructions max_output_tokens metadata output_modalities parallel_tool_calls prompt"
+    " reasoning tool_choice tools".split()
+)
+_BETA_FIELDS = frozenset("modalities voice output_audio_format temperature max_response_output_tokens".split())
+_TELLS_BETA = frozenset("modalities voice output_audio_format".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +45,27 @@ class Wish:
     must_call: bool = False
 
 
+def read_overrides(response: Any, dialect: Dialect) -> Event:
+    """What one `response.create` asks for, in GA's shape. Raises Refused for a field the reference does not know."""
+    described = settings.mapping({} if response is None else response, "response")
+    beta = dialect == "beta" or bool(_TELLS_BETA & described.keys())
+    _sure_of_fields(described, _FIELDS | _BETA_FIELDS if beta else _FIELDS, "response")
+    return {**described, **session_from_beta(described)} if beta else described
+
+
+def _sure_of_fields(described: Event, known: frozenset[str], path: str) -> None:
+    for key in described:
+        if key not in known:
+            raise Refused("unknown_parameter", f"Unknown parameter: '{path}.{key}'.", f"{path}.{key}")
+
+
 def read_manner(overrides: Event, session: Event) -> Manner:
-    """The session's ways with one response's overrides, in either dialect. Raises Refused."""
-    if {"modalities", "voice", "output_audio_format"} & overrides.keys():
-        overrides = {**overrides, **session_from_beta(overrides)}
+    """The session's ways with one response's overrides. Raises Refused."""
     output = session["audio"]["output"]
     audio = settings.mapping(overrides.get("audio") or {}, "response.audio")
     given = settings.mapping(audio.get("output") or {}, "response.audio.output")
+    _sure_of_fields(audio, frozenset({"output"}), "response.audio")
+    _sure_of_fields(given, frozenset({"format", "voice"}), "response.audio.output")
     modalities = overrides.get("output_modalities", session["output_modalities"])
     if modalities not in (["audio"], ["text"]):
         raise Refused(

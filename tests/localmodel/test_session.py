@@ -422,6 +422,25 @@ def test_cancel_ends_the_active_response_and_nothing_else() -> None:
     assert refused["message"] == "Cancellation failed: no active response found"
 
 
+@pytest.mark.parametrize(
+    ("response", "code", "param"),
+    [
+        ([], "invalid_type", "response"),
+        ({"instruction": "Say hello."}, "unknown_parameter", "response.instruction"),
+        ({"temperature": 0.8}, "unknown_parameter", "response.temperature"),
+        ({"max_response_output_tokens": 5}, "unknown_parameter", "response.max_response_output_tokens"),
+        ({"audio": {"input": {}}}, "unknown_parameter", "response.audio.input"),
+        ({"audio": {"output": {"speed": 1.0}}}, "unknown_parameter", "response.audio.output.speed"),
+        ({"modalities": ["text"], "modalites": []}, "unknown_parameter", "response.modalites"),
+    ],
+)
+def test_a_field_of_a_response_that_nobody_knows_is_refused(response: Any, code: str, param: str) -> None:
+    stage = Stage()
+    refused = error(stage.client("response.create", response=response))
+    assert (refused["code"], refused["param"]) == (code, param)
+    assert stage.run() == []
+
+
 def test_a_response_may_be_text() -> None:
     stage = Stage()
     events = stage.client("response.create", response={"output_modalities": ["text"]}) + stage.run()

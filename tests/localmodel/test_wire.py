@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from openai.types.realtime import RealtimeServerEvent
+from openai.types.realtime import RealtimeResponseCreateParams, RealtimeServerEvent
 from pydantic import BaseModel, TypeAdapter
 
 from tests.localmodel.stage import TOOLS, Stage, b64, error, every, only, types, wire
@@ -74,6 +74,13 @@ def test_one_response_may_be_asked_for_in_beta_words() -> None:
     stage = Stage()
     stage.client("response.create", response={"modalities": ["text"]})
     assert only(stage.run() or stage.seen, "response.output_text.done")
+
+
+def test_in_a_beta_session_a_response_has_betas_own_fields() -> None:
+    stage = Stage(script={"dialect": "beta"})
+    stage.client("response.create", response={"max_response_output_tokens": 10, "temperature": 0.8})
+    assert only(stage.run(), "response.done")["response"]["max_output_tokens"] == 10
+    assert error(stage.client("response.create", response={"temprature": 1}))["param"] == "response.temprature"
 
 
 def test_assistant_text_of_either_dialect_is_taken() -> None:
@@ -155,3 +162,22 @@ def unknown_fields(value: Any, path: str = "") -> list[str]:
 def test_typed_events_would_notice_a_missing_field() -> None:
     with pytest.raises(ValueError):
         EVENT.validate_python({"type": "input_audio_buffer.speech_started", "event_id": "e", "item_id": "i"})
+
+
+def test_every_documented_field_of_a_response_is_taken() -> None:
+    fields: dict[str, Any] = {
+        "audio": {"output": {"format": {"type": "audio/pcmu"}, "voice": "cedar"}},
+        "conversation": "none",
+        "input": [],
+        "instructions": "x",
+        "max_output_tokens": "inf",
+        "metadata": {"a": "b"},
+        "output_modalities": ["audio"],
+        "parallel_tool_calls": True,
+        "prompt": None,
+        "reasoning": {"effort": "low"},
+        "tool_choice": "auto",
+        "tools": TOOLS,
+    }
+    assert RealtimeResponseCreateParams.model_fields.keys() <= fields.keys()
+    assert types(Stage().client("response.create", response=fields))[0] == "response.created"
