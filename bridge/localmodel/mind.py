@@ -60,12 +60,17 @@ class Mind:
     def _meant(self, response: Response, wish: Wish) -> Reply | None:
         """What the conversation or the instructions ask for."""
         instructed = self._dialogue.instructed(wish.instructions)
-        if wish.given is not None or not response.manner.in_conversation:
-            texts = [item.text for item in wish.given or () if item.text]
+        if wish.given is not None:
+            texts = [item.text for item in wish.given if item.text]
             if instructed or not texts:
                 return instructed or self._dialogue.greeting()
             return self._dialogue.answer(self.brain.understand(texts[-1]), tools=wish.tools)
         question = self._open_question()
+        if not response.manner.in_conversation:
+            question = question or self._last_question()
+            if instructed or not question:
+                return instructed or self._dialogue.greeting()
+            return self._answer(question, response, wish)
         response.answers = frozenset(item.id for item in question)
         if question and not (instructed and self._dialogue.quotes(wish.instructions)):
             return self._answer(question, response, wish)
@@ -82,6 +87,10 @@ class Mind:
             if item.role != "system" or digits_in(item.text):
                 tail.append(item)
         return tail[::-1]
+
+    def _last_question(self) -> list[Item]:
+        """What the caller said last, answered or not."""
+        return next(([item] for item in reversed(self._conversation) if item.role == "user"), [])
 
     def _answer(self, question: list[Item], response: Response, wish: Wish) -> Reply | None:
         """Tools first, then what the caller said or pressed last."""

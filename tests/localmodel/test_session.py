@@ -411,6 +411,29 @@ def test_a_response_beside_the_conversation_may_run_with_another() -> None:
     assert len(every(stage.run(), "response.done")) == 2
 
 
+def aside(stage: Stage, **response: Any) -> str:
+    """What a response beside the conversation says."""
+    return said(stage.client("response.create", response={"conversation": "none", **response}) + stage.run())
+
+
+def test_a_response_beside_the_conversation_knows_it_unless_it_is_given_its_own() -> None:
+    stage = Stage()
+    stage.text("when are you open")
+    assert aside(stage, instructions="Classify the topic.") == "From nine to five."
+    assert aside(stage, input=[]) == "Hello, this is the shop."
+    assert said(stage.client("response.create") + stage.run()) == "Nine to five.", "the question was still open"
+    assert aside(stage) == "From nine to five.", "and is known when it was answered"
+    assert aside(stage, instructions="Say goodbye.") == "Goodbye then."
+
+
+def test_a_response_beside_the_conversation_waits_for_what_the_caller_said() -> None:
+    stage = Stage()
+    stage.update(audio={"input": {"turn_detection": {"type": "server_vad", "create_response": False}}})
+    item_id = stage.turn()[0]["item_id"]
+    assert aside(stage) == ""
+    assert said(stage.heard(item_id, "when are you open") + stage.run()) == "From nine to five."
+
+
 def test_cancel_ends_the_active_response_and_nothing_else() -> None:
     stage = Stage()
     response_id = stage.client("response.create")[0]["response"]["id"]
