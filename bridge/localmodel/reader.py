@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -83,6 +84,8 @@ class Reader:
         for answer in intent.answers:
             if intent.tool is None and "{output" in answer:
                 self._wrong(f"{where}.answer", answer, "{output} needs a tool")
+            elif not _can_be_filled(answer):
+                self._wrong(f"{where}.answer", answer, "in braces there is {output}, or a part of it, and nothing else")
         return intent
 
     def _expanded(self, where: str, phrase: str) -> list[str]:
@@ -146,6 +149,15 @@ class Reader:
 
     def _wrong(self, where: str, value: Any, remedy: str) -> None:
         self._mistakes.append(f"{self._source}: {where}: found {value!r}: {remedy}")
+
+
+def _can_be_filled(answer: str) -> bool:
+    """Whether a tool's output is all that it takes."""
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(answer) if field is not None]
+    except ValueError:
+        return False
+    return all(re.match(r"output(?=[.\[]|$)", field) for field in fields)
 
 
 def expand(phrase: str) -> list[str]:

@@ -25,6 +25,7 @@ from bridge.realtime.profiles import Target
 from bridge.records.journal import Journal
 from bridge.rehearsal import findings, probe
 from bridge.settings import Directory, IncomingCall, load
+from bridge.sim import voices
 from bridge.telephony.twilio import CAPABILITIES
 from bridge.web.service import Service
 
@@ -285,6 +286,37 @@ def test_check_finds_mistakes_of_local_sections_and_tools_together(
     monkeypatch.setenv("BRIDGE_DEFAULT_AGENT", "a")
     code, told = run("check", "--config", tmp_path)
     assert code == 1 and "agents/a.yaml: local.intent" in told and "agents/b.yaml: tool 'no.such:f'" in told
+
+
+def test_check_finds_what_a_local_section_names_and_the_agent_has_not(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agents").mkdir()
+    sections = {
+        "a": """tools: [hang_up]
+local:
+  voice: cedr
+  intents:
+    - {name: one, phrases: [bye], answer: Bye., then: hangup}
+    - {name: two, phrases: [order], answer: "{output}", tool: find_order, then: hang_up}
+""",
+        "b": "local: {voice: en-klingon, intents: [{name: one, phrases: [bye], answer: Bye., then: hang_up}]}\n",
+    }
+    for name, more in sections.items():
+        (tmp_path / f"agents/{name}.yaml").write_text(f"instructions: x\n{more}")
+    monkeypatch.setenv("BRIDGE_DEFAULT_AGENT", "a")
+    code, told = run("check", "--config", tmp_path)
+    assert code == 1
+    for expected in (
+        "agents/a.yaml: local.intents[1].then: the agent's `tools` have no 'hangup'; did you mean hang_up?",
+        "agents/a.yaml: local.intents[2].tool: the agent's `tools` have no 'find_order'; there are hang_up",
+        "agents/a.yaml: local.voice: there is no voice 'cedr' beside espeak-ng's for English, as en-gb; did you",
+        "agents/b.yaml: local.intents[1].then: the agent's `tools` have no 'hang_up'; list it there",
+    ):
+        assert expected in told
+    assert "intents[2].then" not in told
+    if voices.speaks():
+        assert "agents/b.yaml: local.voice: there is no voice 'en-klingon'; " in told
 
 
 def test_addresses_are_whole_where_there_is_no_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

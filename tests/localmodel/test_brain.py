@@ -69,6 +69,23 @@ def test_every_mistake_is_told_at_once_with_its_place() -> None:
         assert expected in told
 
 
+@pytest.mark.parametrize(
+    "answer", ["{outptu[status]}", "Wait {name}, {about}", "{}", "{output", "output}", "{outputs}"]
+)
+@pytest.mark.parametrize("more", [{}, {"tool": "find_order"}])
+def test_an_answer_that_cannot_be_filled_is_refused(answer: str, more: dict[str, Any]) -> None:
+    intent = {"name": "a", "phrases": ["b"], "answer": ["Yes.", answer], **more}
+    with pytest.raises(ConfigError, match=r"needs a tool|in braces there is") as raised:
+        Brain.from_dict({"intents": [intent]}, source="agents/a.yaml")
+    assert repr(answer) in str(raised.value)
+
+
+@pytest.mark.parametrize("answer", ["{output}", "{output[a][b]} and {output[c]:.2f}", "{{}} {output!r}"])
+def test_an_answer_may_take_any_part_of_a_tools_output(answer: str) -> None:
+    intent = {"name": "a", "phrases": ["b"], "answer": answer, "tool": "find_order"}
+    assert Brain.from_dict({"intents": [intent]}, source="agents/a.yaml").intents[0].answers == (answer,)
+
+
 def test_the_grammar_holds_every_phrase_and_what_people_wrap_around_it(shop: Brain) -> None:
     grammar = shop.grammar()
     assert grammar.startswith("#JSGF V1.0;\ngrammar shop;\n")
