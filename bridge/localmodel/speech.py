@@ -11,8 +11,11 @@ same text is the same sound, bit for bit.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import shutil
 import sys
+import tempfile
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -80,6 +83,8 @@ def spread_words(text: str, ms: float) -> tuple[Word, ...]:
 # ---------------------------------------------------------------- espeak-ng
 
 _SYNCHRONOUS = 2  # speak_lib.h: AUDIO_OUTPUT_SYNCHRONOUS, the callback runs within espeak_Synth
+_DONT_EXIT = 0x8000  # espeakINITIALIZE_DONT_EXIT: without it a library that finds no data ends the process
+_PATH_BYTES = 160  # what the library has for the path of its data, NUL included; it cuts what is longer
 _CHARS_UTF8 = 1
 _PARAMETER_RATE = 1
 _EVENT_END, _EVENT_WORD = 0, 1  # espeak_EVENT_TYPE
@@ -113,7 +118,11 @@ class EspeakVoice:
         except ImportError as missing:
             raise UsageError(f"speech needs {EXTRA}") from missing
         self._library = str(espeakng_loader.get_library_path())
-        self._data = str(espeakng_loader.get_data_path()).encode()
+        data = Path(espeakng_loader.get_data_path())
+        if len(os.fsencode(data)) >= _PATH_BYTES:
+            self._near = tempfile.TemporaryDirectory(prefix="espeak-ng-")
+            data = _brought_near(data, Path(self._near.name))
+        self._data = os.fsencode(data)
 
     def say(self, text: str, *, voice: str = "", speed: float = 1.0) -> Utterance:
         name = VOICES.get(voice, voice if voice.startswith("en") else "en-us")
@@ -140,7 +149,7 @@ class EspeakVoice:
 
         callback = _CALLBACK(receive)
         try:
-            rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 200, self._data, 0)
+            rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 200, self._data, _DONT_EXIT)
             if rate_hz <= 0:
                 raise UsageError("espeak-ng could not be initialised from the espeakng-loader package")
             library.espeak_SetSynthCallback(callback)
@@ -155,6 +164,16 @@ class EspeakVoice:
         finally:
             _unload(library)
         return bytes(samples), int(rate_hz), _words(text, starts)
+
+
+def _brought_near(data: Path, folder: Path) -> Path:
+    """The same data under a short path."""
+    near = folder / data.name
+    try:
+        near.symlink_to(data, target_is_directory=True)
+    except OSError:  # no links here
+        shutil.copytree(data, near)
+    return near
 
 
 def _words(text: str, starts: dict[int, int]) -> tuple[Word, ...]:

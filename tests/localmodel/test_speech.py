@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -38,6 +43,42 @@ def test_the_same_text_is_the_same_sound_whatever_was_said_before(espeak: Espeak
     assert espeak.say("Hello there.", voice="marin") == first
     assert 400 < first.ms < 2000
     assert loudness(first) > 500
+
+
+SAYS_WITH_DATA_IN = """
+import sys, espeakng_loader
+from bridge.errors import UsageError
+from bridge.localmodel.speech import EspeakVoice
+espeakng_loader.get_data_path = lambda: sys.argv[1]
+try:
+    print(len(EspeakVoice().say("Hello there.").pcm))
+except UsageError as error:
+    print(error)
+"""
+
+
+def said_with_data_in(folder: Path) -> str:
+    """By a process of its own: without its data the library used to end it."""
+    done = subprocess.run([sys.executable, "-c", SAYS_WITH_DATA_IN, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("length", [159, 160, 200])
+def test_the_librarys_data_may_have_a_path_of_any_length(espeak: EspeakVoice, length: int) -> None:
+    import espeakng_loader
+
+    with tempfile.TemporaryDirectory() as folder:
+        rest = length - len(f"{folder}//data")
+        data = Path(folder, "a" * rest, "data")
+        data.parent.mkdir()
+        data.symlink_to(espeakng_loader.get_data_path())
+        assert len(str(data)) == length
+        assert int(said_with_data_in(data)) == len(espeak.say("Hello there.").pcm)
+
+
+def test_without_its_data_the_library_is_told_of_and_ends_no_process(espeak: EspeakVoice, tmp_path: Path) -> None:
+    assert "espeak-ng could not be initialised" in said_with_data_in(tmp_path)
 
 
 def test_words_have_their_times_and_together_are_the_text(espeak: EspeakVoice) -> None:
