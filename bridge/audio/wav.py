@@ -33,12 +33,17 @@ def read_wav(path: Path | str, rate_hz: int | None = None) -> tuple[NDArray[np.i
     PCM of 8, 16, 24 and 32 bits, floats, mu-law and A-law. A file cut short, or whose writer never filled in the
     sizes, is read to its end. Raises UsageError for anything else, OSError if the file cannot be read.
     """
-    return _samples(*_sound(path)[:2], path, rate_hz)
+    return wav_samples(Path(path).read_bytes(), path, rate_hz)
+
+
+def wav_samples(content: bytes, name: Path | str, rate_hz: int | None = None) -> tuple[NDArray[np.int16], int]:
+    """The same of a file's content; `name` is what mistakes call it."""
+    return _samples(*_sound(memoryview(content), name)[:2], name, rate_hz)
 
 
 def read_whole_wav(path: Path | str, rate_hz: int | None = None) -> tuple[NDArray[np.int16], int]:
     """The same for a file somebody prepared: UsageError as well for one that is empty or was cut short."""
-    data, layout, missing = _sound(path)
+    data, layout, missing = _sound(memoryview(Path(path).read_bytes()), path)
     if missing:
         raise UsageError(f"{path} is cut short: {missing} bytes fewer than its header says")
     samples, rate = _samples(data, layout, path, rate_hz)
@@ -47,9 +52,8 @@ def read_whole_wav(path: Path | str, rate_hz: int | None = None) -> tuple[NDArra
     return samples, rate
 
 
-def _sound(path: Path | str) -> tuple[memoryview, tuple[int, int, int, int], int]:
+def _sound(content: memoryview, path: Path | str) -> tuple[memoryview, tuple[int, int, int, int], int]:
     """The bytes of sound, their layout, and how many more the header promises."""
-    content = memoryview(Path(path).read_bytes())
     if len(content) < 12 or bytes(content[:4]) != b"RIFF" or bytes(content[8:12]) != b"WAVE":
         raise UsageError(f"{path} is not a WAV file")
     layout: tuple[int, int, int, int] | None = None

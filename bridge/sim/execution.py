@@ -7,17 +7,16 @@ interrupted gets its `stop`. When a document has no more verbs the call ends (Tw
 from __future__ import annotations
 
 import asyncio
-import io
 import math
-import wave
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import numpy as np
 import structlog
 
-from bridge.audio import g711, resample
+from bridge.audio import g711
+from bridge.audio.wav import wav_samples
+from bridge.errors import UsageError
 
 from .account import Account, DialOutcome
 from .doors import Unreachable
@@ -225,14 +224,12 @@ class Execution:
     async def _recording(self, url: str) -> bytes:
         try:
             answer = await self.account.send(url, (), method="GET")
-            with wave.open(io.BytesIO(answer.body)) as file:
-                samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())[
-                    :, 0
-                ]
-                return g711.encode_mulaw(resample.convert(samples, file.getframerate(), RATE_HZ).tobytes())
-        except (Unreachable, wave.Error, EOFError, ValueError) as error:
+            samples, _ = wav_samples(answer.body, url, RATE_HZ)
+        except (Unreachable, UsageError, ValueError) as error:
             self._error(Problem(11200, f"<Play> {url}: {error}"))
             return b""
+        first = samples if samples.ndim == 1 else samples[:, 0]
+        return g711.encode_mulaw(first.tobytes())
 
     async def _play(self, audio: bytes, verb: Verb) -> None:
         audio *= max(1, int(_number(verb.attributes.get("loop"), 1.0)))

@@ -90,7 +90,7 @@ Act = Callable[[Stream], Awaitable[None]]
 class Bridge:
     """Serves `/twilio/voice` and whatever else `documents` names; records every form it gets."""
 
-    def __init__(self, *verbs: str, act: Act | None = None, **documents: str | web.Response) -> None:
+    def __init__(self, *verbs: str, act: Act | None = None, **documents: str | bytes | web.Response) -> None:
         self.documents: dict[str, Any] = {"voice": document(*(verbs or (STREAM,))), **documents}
         self.act = act
         self.forms: list[tuple[str, dict[str, str], dict[str, str]]] = []  # path, form, headers
@@ -123,6 +123,8 @@ class Bridge:
             answer = answer(form)
         if isinstance(answer, str):
             return web.Response(text=answer, content_type="text/xml")
+        if isinstance(answer, bytes):
+            return web.Response(body=answer)
         assert isinstance(answer, int)
         return web.Response(status=answer)
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import itertools
 import re
+import wave
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
+from bridge.audio import g711
 from bridge.errors import UsageError
 from bridge.sim.account import DialOutcome
 from bridge.sim.caller import Caller
@@ -167,6 +172,40 @@ async def test_an_unknown_verb_is_a_warning_and_skipped() -> None:
         leg = await carrier.place_call(**CALL)
         assert await leg.ended() == "completed"
     assert [warning.code for warning in leg.warnings] == [12200]
+
+
+def wav(samples: npt.NDArray[np.int32], sample_bytes: int, channels: int) -> bytes:
+    """32-bit samples as a WAV of fewer bits; what is below zero at eight bits is written as a WAV has it."""
+    kept = samples.astype("<i4").tobytes()
+    cut = b"".join(kept[at + 4 - sample_bytes : at + 4] * channels for at in range(0, len(kept), 4))
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((channels, sample_bytes, 8000, 0, "NONE", ""))
+        writer.writeframes(bytes(byte ^ 0x80 for byte in cut) if sample_bytes == 1 else cut)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("sample_bytes", [1, 2, 3, 4])
+@on_virtual_time
+async def test_a_recording_of_any_width_is_played_as_it_sounds(sample_bytes: int, channels: int) -> None:
+    tone = (8000 * np.sin(np.arange(4000) / 4)).astype(np.int32)
+    sound = wav(tone << 16, sample_bytes, channels)
+    async with Bridge("<Play>/sound</Play>", sound=sound) as bridge, bridge.carrier() as carrier:
+        leg = await carrier.place_call(**CALL)
+        assert await leg.ended() == "completed"
+    (prompt,) = leg.prompts
+    heard = np.frombuffer(g711.decode_mulaw(prompt.audio), "<i2")
+    assert len(heard) == len(tone) and np.abs(heard - tone).max() < 600
+
+
+@pytest.mark.parametrize("sound", [b"", b"ID3 not a wav", wav(np.zeros(400, np.int32), 2, 1)[:30]])
+@on_virtual_time
+async def test_a_recording_that_is_none_is_an_error_of_the_carrier(sound: bytes) -> None:
+    async with Bridge("<Play>/sound</Play>", sound=sound) as bridge, bridge.carrier() as carrier:
+        leg = await carrier.place_call(**CALL)
+        assert await leg.ended() == "completed"
+    assert codes(leg) == [11200]
 
 
 @on_virtual_time
