@@ -10,6 +10,7 @@ from typing import Any
 
 from bridge.errors import ConfigError
 from bridge.localmodel.brain import DID_NOT_UNDERSTAND, SORRY, STILL_THERE, Brain, Intent, UseTool, words_of
+from bridge.reading import nearest
 
 KEYS = frozenset("name greeting confirm fallback sorry still_there voice intents prompts".split())
 INTENT_KEYS = frozenset("name phrases answer about before tool digits then confirm".split())
@@ -31,7 +32,7 @@ class Reader:
         if not isinstance(intents, list):
             self._wrong("local.intents", intents, "make it a list")
             intents = []
-        read = [self._intent(f"local.intents[{index}]", entry) for index, entry in enumerate(intents)]
+        read = [self._intent(f"local.intents[{number}]", entry) for number, entry in enumerate(intents, 1)]
         self._twice("name", [intent.name for intent in read])
         self._twice("digits", [intent.digits for intent in read if intent.digits])
         self._twice("phrase", [phrase for intent in read for phrase in intent.phrases])
@@ -62,8 +63,8 @@ class Reader:
             return Intent("", ())
         self._unknown(where, entry, INTENT_KEYS)
         phrases: list[str] = []
-        for index, phrase in enumerate(self._texts(f"{where}.phrases", entry.get("phrases", []))):
-            phrases.extend(self._expanded(f"{where}.phrases[{index}]", phrase))
+        for number, phrase in enumerate(self._texts(f"{where}.phrases", entry.get("phrases", [])), 1):
+            phrases.extend(self._expanded(f"{where}.phrases[{number}]", phrase))
         intent = Intent(
             name=self._text(f"{where}.name", entry.get("name", "")),
             phrases=tuple(dict.fromkeys(phrases)),
@@ -138,9 +139,7 @@ class Reader:
     def _unknown(self, where: str, section: Mapping[str, Any], known: frozenset[str]) -> None:
         for key in section:
             if key not in known:
-                self._mistakes.append(
-                    f"{self._source}: {where}.{key}: unknown key, use one of {', '.join(sorted(known))}"
-                )
+                self._mistakes.append(f"{self._source}: {where}.{key}: unknown key{nearest(str(key), known)}")
 
     def _twice(self, what: str, values: list[str]) -> None:
         for value, count in Counter(values).items():

@@ -8,7 +8,6 @@ appears in any text about it.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import ipaddress
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import msgspec
 
 from bridge.call.plan import ModelCapabilities
 from bridge.errors import ConfigError, UsageError
-from bridge.reading import parse
+from bridge.reading import nearest, parse
 from bridge.realtime.dialect import Cure, Dialect
 from bridge.realtime.openai import GaDialect
 from bridge.realtime.openai_beta import BetaDialect
@@ -147,8 +146,7 @@ def _profile(
     for key, given in fields.items():
         known = _FIELDS.get(key) if key != "name" else None
         if known is None:
-            near = difflib.get_close_matches(str(key), _FIELDS, n=1)
-            mistakes.append(f"{where}.{key}: no such field" + (f"; did you mean {near[0]}?" if near else "; delete it"))
+            mistakes.append(f"{where}.{key}: no such field{nearest(str(key), _FIELDS.keys() - {'name'})}")
             continue
         value = given
         if key in _MERGED and given is None:

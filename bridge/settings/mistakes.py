@@ -58,7 +58,8 @@ def nearest(name: str, known: Iterable[str], written: Callable[[str], str] = str
 
 
 def key_of(path: Sequence[str | int]) -> str:
-    return ".".join(map(str, path))
+    """Lists count from 1."""
+    return "".join(f"[{step + 1}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
 def of_validation(
@@ -144,7 +145,7 @@ def _resolve(model: type[BaseModel], loc: Path) -> _Place:
             models = list(models_in(field.annotation))
             path.append(step)
         elif isinstance(step, int) or not _is_branch(step, field):
-            path.append(step)
+            path.append(str(step) if _is_mapping(field) else step)
             if not isinstance(step, int) and not _is_mapping(field):
                 return _Place(tuple(path), None, names, branch)
         elif branch is None:

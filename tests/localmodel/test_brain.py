@@ -55,16 +55,16 @@ def test_every_mistake_is_told_at_once_with_its_place() -> None:
         Brain.from_dict(section, source="agents/a.yaml")
     told = "\n".join(raised.value.mistakes)
     for expected in (
-        "agents/a.yaml: local.greting: unknown key",
+        "agents/a.yaml: local.greting: unknown key; did you mean greeting?",
         "local.confirm: found 'You asked {abuot}.': in braces there is {about}, {phrase} or {name}",
-        "local.intents[0].phrases[0]",
+        "local.intents[1].phrases[1]",
         "name 'a' occurs 2 times",
         "phrase 'same' occurs 2 times",
         "{output} needs a tool",
-        "local.intents[1].digits",
-        "local.intents[2].name",
-        "local.intents[2].phrases",
-        "local.intents[2].answer",
+        "local.intents[2].digits",
+        "local.intents[3].name",
+        "local.intents[3].phrases",
+        "local.intents[3].answer",
     ):
         assert expected in told
 

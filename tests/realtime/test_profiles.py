@@ -45,7 +45,7 @@ house:
 
 def test_all_mistakes_of_a_file_are_told_at_once() -> None:
     text = """
-openai: {modell: x, can_cancel: 3, errors: {a: explode}}
+openai: {modell: x, can_cancel: 3, errors: {a: explode}, nme: y, qqq: 1}
 house: {like: nobody}
 bare: {shape: ga}
 other: {like: openai, url: "http://x", auth: header}
@@ -55,9 +55,10 @@ worse: hello
     with pytest.raises(ConfigError) as caught:
         load_profiles(text, source="p.yaml")
     told = "\n".join(caught.value.mistakes)
-    assert len(caught.value.mistakes) == 9
+    assert len(caught.value.mistakes) == 11
     for part in ("openai.modell: no such field; did you mean model?", "openai.can_cancel: found 3", "openai.errors"):
         assert f"p.yaml: {part}" in told
+    assert "p.yaml: openai.qqq: no such field; there are auth, " in told
     for part in ("house.like", "bare.url", "other.url", "other.auth_name", "p.yaml: 7", "p.yaml: worse"):
         assert part in told
 

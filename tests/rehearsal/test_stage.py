@@ -43,7 +43,7 @@ def test_settings_that_are_given_leave_their_neighbours_as_they_are() -> None:
     [
         ({"agent": {"barge_in": "sometimes"}}, "changes.barge_in = 'sometimes': "),
         ({"agent": {"idle": {"promt_after_s": 3}}}, "changes.idle.promt_after_s: there is no such setting; did you"),
-        ({"agent": {"tools": [{"nam": "x"}]}}, "changes.tools.0.name: missing"),
+        ({"agent": {"tools": [{"nam": "x"}]}}, "changes.tools[1].name: missing"),
         ({"agent": {"model": {"service": "elsewhere"}}}, "changes.model: there is no service 'elsewhere'"),
         ({"agent": {"clips": {"filler": "nowhere.wav"}}}, "changes.clips.filler = "),
         ({"agent": {"local": {"greting": "Hi."}}}, "changes.local.greting: unknown key"),

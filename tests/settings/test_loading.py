@@ -226,13 +226,18 @@ def test_nothing_is_missed_because_a_mistake_kept_it_from_being_read(
         ("barge_in: sometimes", ["barge_in = 'sometimes'"]),
         ("fallback: {message: 5}", ["fallback.message = 5"]),
         ("fallback: {}", ["fallback.transfer: missing"]),
-        ("tools: [{name: f, description: d}]", ["tools.0.python: missing"]),
-        ("tools: [{name: hang_up, description: d, python: 'a:b'}]", ["tools.0: hang_up is the name of a tool that is"]),
+        ("tools: [{name: f, description: d}]", ["tools[1].python: missing"]),
+        (
+            "tools: [{name: hang_up, description: d, python: 'a:b'}]",
+            ["tools[1]: hang_up is the name of a tool that is"],
+        ),
         (
             "tools: [{name: f, description: d, python: 'a:b', parameters: {type: objekt}}]",
-            ["tools.0: `parameters` must"],
+            ["tools[1]: `parameters` must"],
         ),
-        ("tools: [5]", ["tools.0 = 5: input should be a valid string"]),
+        ("tools: [5]", ["tools[1] = 5: input should be a valid string"]),
+        ("tools: [hang_up, 5]", ["tools[2] = 5: input should be a valid string"]),
+        ("transfer_targets: {1: '+15550100'}", ["transfer_targets.1"]),
         ("tools: [fly, transfer]", ["the file: tool 'fly' is not built in"]),
     ],
 )
