@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
+from bridge.audio.encoding import decode
 from bridge.audio.formats import AudioFormat
 from bridge.audio.resample import convert
 from bridge.audio.vad import EnergyGauge, Gauge, GaugedDetector, SileroGauge, silero_installed
 from bridge.localmodel import settings
-from bridge.localmodel.speech import decode
 
 RECOGNISER_RATE_HZ = 16_000
 MIN_SPEECH_MS = 90
@@ -79,7 +77,7 @@ class Ear:
             return []
         changes = [
             Change(change.kind, self._since_ms + change.at_ms)
-            for change in self._detector.push(decode(audio, self._format))
+            for change in self._detector.push(decode(self._format.encoding, audio).tobytes())
         ]
         paused = self._pauses and self._detector.speaking and self._gauge.quiet_ms >= PAUSE_MS
         if paused != self._paused:
@@ -111,7 +109,4 @@ class _Listened:
 
 def whole_at_16k(audio: bytes, format: AudioFormat) -> bytes:
     """An utterance for the recogniser, in full quality."""
-    pcm = decode(audio, format)
-    if format.rate_hz == RECOGNISER_RATE_HZ:
-        return pcm
-    return convert(np.frombuffer(pcm, dtype="<i2"), format.rate_hz, RECOGNISER_RATE_HZ).astype("<i2").tobytes()
+    return convert(decode(format.encoding, audio), format.rate_hz, RECOGNISER_RATE_HZ).tobytes()

@@ -24,7 +24,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bridge.audio import g711
+from bridge.audio import encoding, g711
+from bridge.audio.encoding import PCM16
 from bridge.audio.formats import AudioFormat
 from bridge.audio.resample import convert
 from bridge.errors import UsageError
@@ -275,22 +276,8 @@ class Mouth:
 
 def encode(pcm: bytes, format: AudioFormat) -> bytes:
     """24 kHz PCM16 in another format."""
-    if format.rate_hz != SPEECH_RATE_HZ:
-        pcm = convert(np.frombuffer(pcm, dtype="<i2"), SPEECH_RATE_HZ, format.rate_hz).astype("<i2").tobytes()
-    if format.encoding == "mulaw":
-        return g711.encode_mulaw(pcm)
-    if format.encoding == "alaw":
-        return g711.encode_alaw(pcm)
-    return pcm
-
-
-def decode(audio: bytes, format: AudioFormat) -> bytes:
-    """PCM16 at the format's own rate."""
-    if format.encoding == "mulaw":
-        return g711.decode_mulaw(audio)
-    if format.encoding == "alaw":
-        return g711.decode_alaw(audio)
-    return audio[: len(audio) & ~1]
+    samples = convert(np.frombuffer(pcm, PCM16), SPEECH_RATE_HZ, format.rate_hz)
+    return encoding.encode(format.encoding, samples)
 
 
 def make_voice() -> Voice:
