@@ -102,10 +102,6 @@ class Directory:
             for name, target in zip(names, self.targets(agent), strict=True)
         )
 
-    def agent(self, name: str) -> AgentFile:
-        """The agent's file, for what is not part of a plan: its gain, its `local:` section."""
-        return self._settings.agents[name]
-
     @property
     def needs_local_model(self) -> bool:
         """Whether any agent speaks through the model on this machine, which then has to run."""
