@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -123,6 +124,16 @@ def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
         if other not in ROOMS[room]
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("room", ["localmodel", "sim"])
+def test_a_rooms_own_picture_names_all_its_modules_and_no_others(room: str) -> None:
+    told = ast.get_docstring(tree(ROOT / room / "__init__.py")) or ""
+    drawn = [re.split(r" {2,}", line.strip()) for line in told.splitlines() if line.startswith("    ")]
+    names = {name for cells in drawn for cell in cells[::2] for name in cell.split(", ")}
+    modules = {path.stem for path in FILES if room_of(path) == room} - {"__init__"}
+    assert names <= modules
+    assert modules <= set(re.findall(r"\w+", told))
 
 
 def test_nothing_awaits_where_everything_is_pure() -> None:

@@ -13,7 +13,7 @@ imports a dialect or the call.
     mind           what to answer; brain and reader: an agent file's `local:` section; frontdesk: the packaged one
     ear            turn detection               hearing, worker, phones   recognition, in a process of its own
     speech         espeak-ng, or packaged clips (made by make_clips)
-    script, outlet misbehaviour on request                       keys       what somebody wrote, read and told
+    script         misbehaviour on request, which outlet does        sockets    the lines a session's frames go into
 """
 
 EXTRA = "the extra `local` (in a checkout: pip install -e '.[local]')"

@@ -1,7 +1,8 @@
 """The telephone network, simulated, and the calls that are rehearsed on it.
 
-It is written from the carrier's documents and knows nothing of the service: besides sound arithmetic and the tree of
-errors it imports nothing of this project, so that it can call any Twilio-style server.
+It is written from the carrier's documents and knows nothing of the service: besides sound arithmetic, the tree of
+errors and the reading of what somebody wrote it imports nothing of this project, so that it can call any Twilio-style
+server.
 
     carrier, rest      an account: numbers, callers, callees, the REST interface
     execution, twiml   what a call does: webhooks, verbs, callbacks
@@ -13,6 +14,6 @@ errors it imports nothing of this project, so that it can call any Twilio-style 
     voices, noise      what callers sound like
     scenario, actor    a call as a file, and who acts it
     outcome, sounds    what it was like
-    figures, measures, judge
+    figures, measures, judge, words
     picture, report, page
 """
