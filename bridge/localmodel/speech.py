@@ -179,6 +179,8 @@ def _brought_near(data: Path, folder: Path) -> Path:
 
 def _words(text: str, starts: dict[int, int]) -> tuple[Word, ...]:
     """A number spoken as several words has its position told several times; the first one counts."""
+    if not starts:  # a dash, three dots: nothing to pronounce
+        return (Word(text, 0),) if text.strip() else ()
     positions = sorted(starts)
     ends = [*positions[1:], len(text)]
     words = [Word(text[at:end], starts[at]) for at, end in zip(positions, ends, strict=True)]

@@ -81,6 +81,11 @@ def test_without_its_data_the_library_is_told_of_and_ends_no_process(espeak: Esp
     assert "espeak-ng could not be initialised" in said_with_data_in(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", " ", "...", "\u2014"])
+def test_what_has_no_word_in_it_is_said_all_the_same(espeak: EspeakVoice, text: str) -> None:
+    assert "".join(word.text for word in espeak.say(text).words) == text.strip()
+
+
 def test_words_have_their_times_and_together_are_the_text(espeak: EspeakVoice) -> None:
     text = "It costs 25 dollars, Mr. Brown."
     utterance = espeak.say(text)
