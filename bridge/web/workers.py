@@ -82,6 +82,7 @@ class Workers:
         self._companion: Companion | None = None
         self._model_url = ""
         self._folder: Path | None = None
+        self._held: int | None = None  # the folder, open
         self._page: memoryview[int] | None = None
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._keepers: list[asyncio.Task[None]] = []
@@ -100,10 +101,14 @@ class Workers:
             raise
 
     async def _start(self) -> None:
+        import fcntl  # where there are no workers there may be no such module
+
         self._listener = bound(self.settings.host, self.settings.port)
         self._folder = Path(tempfile.mkdtemp(prefix="voice-bridge-"))  # for its owner alone
         if len(os.fsencode(self._folder)) > _LONGEST_FOLDER:
             raise ConfigError([f"workers: {self._folder} is too long a path for sockets. Set TMPDIR to a shorter one"])
+        self._held = os.open(self._folder, os.O_RDONLY)
+        fcntl.flock(self._held, fcntl.LOCK_SH)  # so that it is not cleaned away when it is old (tmpfiles.d(5))
         (self._folder / "metrics").mkdir()
         self._page = lay_out(self._folder / "places", self._count)
         if self.directory.needs_local_model:
@@ -221,6 +226,9 @@ class Workers:
             await self._companion.stop()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _tell(self, number: signal.Signals) -> None:
         for process in self._processes.values():

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import re
 import signal
@@ -317,6 +318,16 @@ async def test_a_worker_for_whom_there_is_no_room_is_hired_when_there_is(monkeyp
 
 async def _no_room(*command: object, **options: object) -> None:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_the_workers_folder_is_held_against_whoever_cleans_up() -> None:
+    async with house() as running:
+        folder = running.workers._folder
+        assert folder is not None
+        other = os.open(folder, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
 
 
 async def test_what_tools_print_when_they_are_imported_is_no_word_of_a_worker(tmp_path: Path) -> None:
