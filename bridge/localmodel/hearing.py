@@ -90,6 +90,7 @@ class Decoder:
         pcm16k = spoken_part(pcm16k)
         if not pcm16k:
             return "", math.inf
+        self._sphinx.reinit_feat()  # forgets the last utterance's noise: who spoke before must not decide what is heard
         sentence, fit, _ = self._search(pcm16k, self._search_name(grammar))
         if not sentence:
             return "", math.inf

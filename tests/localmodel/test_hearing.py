@@ -66,6 +66,15 @@ def test_known_sentences_are_recognised_and_strangers_are_not(brain: Brain) -> N
         assert judge(*decoder.decode(spoken(text), grammar), brain).intent == intent
 
 
+def test_what_is_heard_does_not_depend_on_what_was_heard_before(brain: Brain) -> None:
+    grammar, decoder = Grammar.of(brain), Decoder()
+    one, other = spoken("how much does it cost"), spoken("the football match was very exciting")
+    first = decoder.decode(one, grammar)
+    decoder.decode(other, grammar)
+    assert decoder.decode(one, grammar) == first
+    assert Decoder().decode(one, grammar) == first
+
+
 def test_words_the_dictionary_does_not_have_are_guessed() -> None:
     phrases = ["i want one margherita", "connect me to novakova", "good evening"]
     intents = [{"name": phrase, "phrases": [phrase], "answer": "Yes."} for phrase in phrases]
