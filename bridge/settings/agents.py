@@ -294,7 +294,7 @@ class AgentFile(Part):
         default=ModelChoice(), description="Which model service speaks, and which take over when it cannot."
     )
     max_output_tokens: int = Field(
-        default=0, ge=0, le=65_536, description="Longest answer in tokens; 0: the service's own limit."
+        default=0, ge=0, le=4096, description="Longest answer in tokens, 4096 at most; 0: the service's own limit."
     )
     max_tokens: int = Field(
         default=0,

@@ -48,6 +48,7 @@ def test_off_is_a_word_even_where_yaml_takes_it_for_false(text: str) -> None:
         ("uplink_frame_ms: 30", "20, 40 or 60"),
         ("lead_ms: 50", "lead_ms"),
         ("gain_db: 40", "gain_db"),
+        ("max_output_tokens: 4097", "less than or equal to 4096"),
         ("audio: opus", "pcm16"),
         ("duration: {max_s: 20, warn_before_s: 30}", "smaller than max_s"),
         ("tools: [fly]", "not built in"),
