@@ -80,3 +80,19 @@ async def test_what_is_remembered_is_bounded() -> None:
     for number in range(1000):
         circuits.busy(target(f"key {number}"), "rate_limit_exceeded", "", 5.0)
     assert sum(circuits.broken(target(f"key {number}")) is not None for number in range(1000)) == 256
+
+
+@on_virtual_time
+async def test_another_model_of_a_service_is_another_matter() -> None:
+    circuits = Circuits()
+    circuits.refused(target(), "model_not_found", "")
+    another = Target(builtin()["openai"], url=target().url, api_key="sk-canary", model="another")
+    assert circuits.broken(target()) is not None and circuits.broken(another) is None
+
+
+@on_virtual_time
+async def test_who_is_a_twentieth_of_a_second_early_is_let_in() -> None:
+    circuits = Circuits()
+    circuits.busy(target(), "rate_limit_exceeded", "", 3.0)
+    await asyncio.sleep(2.96)
+    assert circuits.broken(target()) is None

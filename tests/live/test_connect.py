@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -507,3 +508,31 @@ def test_a_certificate_is_checked_on_uvloop_as_well() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+# ---------------------------------------------------------------- heads and ends
+
+
+async def test_the_end_of_a_head_may_come_in_two_pieces() -> None:
+    for cut in (1, 2, 3):
+        begin, end = slice(None, -cut), slice(-cut, None)
+        pieces = [partial(lambda part, request: welcome(request)[part], part) for part in (begin, end)]
+        async with door(*pieces, pause_s=0.01) as (_, url):
+            socket = await Line().dial(url)
+            assert socket.open
+            socket.abort()
+
+
+async def test_a_head_without_end_is_not_read_for_ever() -> None:
+    async with door(b"HTTP/1.1 101 X\r\nX: " + b"x" * 70_000) as (seen, url):
+        error = await refusal(url)
+        assert error.code == "connection_failed" and "no end" in str(error)
+        async with asyncio.timeout(5):
+            await seen.left.wait()
+
+
+async def test_who_refuses_is_hung_up_on() -> None:
+    async with door(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n") as (seen, url):
+        await refusal(url)
+        async with asyncio.timeout(5):
+            await seen.left.wait()

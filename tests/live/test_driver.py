@@ -503,3 +503,14 @@ async def test_a_stream_that_comes_after_the_end_is_closed() -> None:
     later = FakePhone()
     call.driver.attach(later, "MZ3")
     assert later.closed
+
+
+@on_virtual_time
+async def test_a_clear_is_for_both_legs() -> None:
+    call = await begin()
+    call.tell(*SPEECH)
+    assert call.model.clears == 0
+    call.tell(ev.CallerSpeechStarted("c1"))
+    assert call.phone.done.count("clear") == 1 and call.model.clears == 1
+    call.tell(ev.CallerLeft("stop"))
+    await call.task

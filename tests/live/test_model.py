@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
 import random
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from bridge.audio.encoding import decode
 from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.call.plan import ModelCapabilities, SessionPlan
@@ -747,4 +750,182 @@ async def test_garbage_from_the_service_is_counted_and_the_call_goes_on() -> Non
         session.receive(junk, True)
     assert session.unknown > 1000 and not line.task.done()
     assert not [fact for fact in heard if isinstance(fact, ev.ModelLost)]
+    await hang_up(line)
+
+
+# ---------------------------------------------------------------- one session, and the next
+
+
+@on_virtual_time
+async def test_a_key_that_is_quoted_in_a_close_is_not_logged() -> None:
+    line = await call()
+    with capture_logs() as logs:
+        line.service.last.drops(1008, f"key {KEY} is bad")
+    (told,) = [entry for entry in logs if entry["event"] == "model_session_lost"]
+    assert "closed with 1008 key *** is bad" in told["why"]
+    assert KEY not in str(logs)
+    await hang_up(line)
+
+
+@on_virtual_time
+async def test_an_end_that_is_past_or_beyond_a_day_says_nothing_of_a_session() -> None:
+    for expires_at in (1.0, time.time() - 600, time.time() + 3 * 86_400):
+        service = Service()
+        line = await call(service)
+        heard = facts(line)
+        service.last.greets(expires_at=expires_at)
+        service.last.confirms()
+        assert ev.ModelReady(1, None) in heard, expires_at
+        await hang_up(line)
+
+
+@on_virtual_time
+async def test_a_service_that_asked_for_time_is_left_alone_by_the_next_call() -> None:
+    circuits = Circuits()
+    service = Service(Refused(429, retry_after_s=3.0), talks=True)
+    first = await call(service, circuits=circuits)
+    second = await call(service, circuits=circuits)
+    await asyncio.sleep(2.5)
+    assert service.attempts == 1
+    await hang_up_beside(second)
+    await hang_up(first)
+
+
+@on_virtual_time
+async def test_a_service_that_has_too_much_to_do_is_left_alone_for_a_second_by_the_next_call() -> None:
+    circuits, service = Circuits(), Service()
+    first = await call(service, circuits=circuits)
+    heard = facts(first)
+    service.last.says("error", error={"type": "server_error", "code": "rate_limit_exceeded", "message": "slow down"})
+    service.last.drops(1013, "")
+    assert [fact.retry_after_s for fact in heard if isinstance(fact, ev.ModelLost)] == [1.0]
+    second = await call(service, circuits=circuits)
+    assert service.attempts == 1
+    await hang_up_beside(second)
+    await hang_up(first)
+
+
+async def hang_up_beside(line: Line) -> None:
+    line.tell(ev.CallerLeft("stop"))
+    await line.task
+
+
+@on_virtual_time
+async def test_a_session_that_is_lost_tells_for_how_long_it_had_been_silent() -> None:
+    line = await call()
+    heard = facts(line)
+    await asyncio.sleep(3)
+    line.service.last.drops()
+    assert [round(fact.silent_ms) for fact in heard if isinstance(fact, ev.ModelLost)] == [3000]
+    await hang_up(line)
+
+
+@on_virtual_time
+async def test_what_a_session_beside_says_is_not_heard_however_ready_it_is() -> None:
+    line = await call(models=(_short_lived(),))
+    first = line.service.last
+    heard = facts(line)
+    line.service.talks = False
+    for _ in range(500):
+        if line.service.last is not first:
+            break
+        await asyncio.sleep(0.2)
+    second = line.service.last
+    first.says("response.created", response={"id": "r1", "status": "in_progress"})
+    first.speaks(b"\x01\x02" * 24_000)
+    second.greets()
+    second.confirms()
+    assert not first.closed, "it is in the middle of an answer"
+    heard.clear()
+    second.speaks(b"\x01\x02" * 2400, response="r8")
+    assert not [fact for fact in heard if isinstance(fact, ev.ModelSpoke)]
+    await hang_up(line)
+
+
+@on_virtual_time
+async def test_a_service_is_pinged_from_the_moment_its_connection_opens() -> None:
+    service = Service()
+    line = await call(service)
+    assert service.last.pings == 1, "a line that is dead is found out however quiet the session is"
+    await hang_up(line)
+
+
+@on_virtual_time
+async def test_the_agents_gain_is_that_of_what_its_caller_hears() -> None:
+    loud: list[int] = []
+    for gain_db in (0.0, -12.0):
+        call_plan = plan()
+        agent = msgspec.structs.replace(call_plan.agent, gain_db=gain_db)
+        line = Line(Service(talks=True), msgspec.structs.replace(call_plan, agent=agent))
+        await settle()
+        line.driver.attach(line.phone, "MZ1")
+        heard = facts(line)
+        line.service.last.speaks(b"\x00\x20" * 4800)
+        (spoke,) = [fact for fact in heard if isinstance(fact, ev.ModelSpoke)]
+        loud.append(int(abs(decode("mulaw", spoke.audio).astype(int)).max()))
+        await hang_up(line)
+    assert 3.5 < loud[0] / loud[1] < 4.5
+
+
+@on_virtual_time
+async def test_a_complaint_about_nothing_in_particular_is_about_our_configuration() -> None:
+    service = Service()
+    line = await call(service)
+    heard = facts(line)
+    service.last.greets()
+    service.last.says("error", error={"code": "invalid_value", "message": "no such voice"})
+    await asyncio.sleep(2.1)
+    assert [(fact.why, fact.cure) for fact in heard if isinstance(fact, ev.ModelLost)] == [("invalid_value", "fatal")]
+    await line.task
+
+
+@on_virtual_time
+async def test_a_service_that_will_not_go_on_is_not_asked_by_the_next_call() -> None:
+    circuits, service = Circuits(), Service(talks=True)
+    first = await call(service, circuits=circuits)
+    service.last.says("error", error={"code": "insufficient_quota", "message": "no more", "type": "x"})
+    assert await first.task is EndReason.MODEL_REFUSED
+    second = await call(service, circuits=circuits)
+    assert await second.task is EndReason.MODEL_REFUSED
+    assert service.attempts == 1
+
+
+@on_virtual_time
+async def test_what_was_gathered_for_a_session_that_is_lost_is_not_said_to_the_next() -> None:
+    line = await call(uplink_frame_ms=40)
+    line.leg.send_audio(b"\x10" * 160)
+    line.service.last.drops()
+    await asyncio.sleep(3)
+    assert line.service.attempts == 2
+    line.leg.send_audio(b"\x20" * 320)
+    (event,) = line.service.last.of("input_audio_buffer.append")
+    assert len(base64.b64decode(event["audio"])) == 40 * 48
+    await hang_up(line)
+
+
+@on_virtual_time
+async def test_a_session_beside_makes_way_for_another_beside() -> None:
+    line = await call()
+    first = line.service.last
+    line.leg.open_beside(do.OpenModel(2, 0))
+    await settle()
+    second = line.service.last
+    line.leg.open_beside(do.OpenModel(3, 0))
+    await settle()
+    assert second is not first and second.closed and not first.closed and not line.service.last.closed
+    await hang_up(line)
+
+
+@on_virtual_time
+async def test_after_a_clear_an_answer_begins_as_after_silence() -> None:
+    line = await call()
+    heard = facts(line)
+    sound = b"\x01\x02" * 2400
+    line.service.last.speaks(sound)
+    line.leg.cleared()
+    line.service.last.speaks(b"\x01")  # half a sample
+    line.leg.cleared()
+    line.service.last.speaks(sound)
+    first, _, second = (fact.audio for fact in heard if isinstance(fact, ev.ModelSpoke))
+    assert first == second
     await hang_up(line)

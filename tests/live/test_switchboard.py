@@ -638,3 +638,50 @@ def test_three_hundred_short_calls_leave_nothing_behind(run: Callable[..., None]
         assert not [timer for timer in getattr(asyncio.get_running_loop(), "_scheduled", []) if not timer.cancelled()]
 
     run(main)
+
+
+def test_the_goodbye_takes_ten_seconds_of_a_long_grace_at_most(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        driver, phone = office.connect()
+        await settle()
+        office.service.last.answers("r1")
+        loop = asyncio.get_running_loop()
+        asked: list[float] = []
+        driver.watch([lambda at, event, actions: asked.append(loop.time()) if type(event) is ev.HangUpWished else None])
+
+        async def breathe() -> None:
+            while not driver.ended.done():
+                driver.deliver(ev.CallerSpoke(b"\xff" * 160, 20.0))
+                while phone.marks:
+                    driver.deliver(ev.MarkReturned(phone.marks.pop(0)))
+                await asyncio.sleep(0.02)
+
+        began, breathing = loop.time(), asyncio.ensure_future(breathe())
+        await office.board.drain(60)
+        assert asked and 49.9 < asked[0] - began < 50.1
+        await breathing
+
+    run(main)
+
+
+def test_an_errand_that_ignores_being_cancelled_is_cancelled_again(run: Callable[..., None]) -> None:
+    async def main(office: Office) -> None:
+        cancelled = 0
+
+        async def stubborn() -> None:
+            nonlocal cancelled
+            while cancelled < 2:
+                try:
+                    await asyncio.sleep(1000)
+                except asyncio.CancelledError:
+                    cancelled += 1
+
+        driver, _ = office.connect()
+        await settle()
+        driver.spawn(stubborn, "errand")
+        await settle()
+        await office.board.drain(0)
+        await settle()
+        assert cancelled == 2 and office.board.active_calls == 0 and not leftovers()
+
+    run(main)

@@ -517,3 +517,12 @@ def test_a_probe_gives_up_a_peer_that_says_nothing_at_all(answers: bool) -> None
         assert not timers
 
     virtual.run(main())
+
+
+@SIDES
+async def test_of_two_closes_that_cross_the_peers_is_the_one_that_counts(side: Side) -> None:
+    end = End(side)
+    end.socket.close(1008, "no")
+    end.peer.send_close(1001, "going away")
+    end.hears(end.from_peer())
+    assert end.closed == [(1001, "going away")]
