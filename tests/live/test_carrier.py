@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from bridge.call import actions as do
 from bridge.call import events as ev
@@ -231,3 +232,13 @@ async def test_the_shared_client_signs_in_follows_nowhere_and_reads_a_bounded_bo
         await client.close()
         await client.close()
         await runner.cleanup()
+
+
+@on_virtual_time
+async def test_a_request_that_fails_is_logged_without_what_signs_it() -> None:
+    with capture_logs() as logs:
+        call = await begin(Desk(401))
+        call.tell(ev.HangUpWished("operator"))
+        await asyncio.wait_for(call.task, 20)
+    (told,) = [entry for entry in logs if entry["event"] == "carrier_refused"]
+    assert "/Calls/CA1.json" in told["request"] and "token-canary" not in str(logs)

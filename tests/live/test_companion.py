@@ -141,3 +141,18 @@ def test_it_ends_when_its_parent_is_killed() -> None:
                 await asyncio.sleep(0.05)
 
     asyncio.run(gone())
+
+
+async def test_one_that_was_stopped_is_not_replaced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(companion, "_AGAIN_S", 0.01)
+    one = Companion()
+    try:
+        await one.start()
+        await asyncio.sleep(0.1)
+        await one.stop()
+        await asyncio.sleep(0.1)
+        assert one._process is None and "local_model_died" not in capsys.readouterr().out
+    finally:
+        await one.stop()

@@ -56,3 +56,9 @@ def test_an_error_keeps_twilios_code_and_a_call_already_gone_is_known() -> None:
 def test_an_error_without_a_readable_body_is_still_an_error(body: bytes) -> None:
     error = rest.error_of(503, body)
     assert error is not None and (error.status, error.code) == (503, 0)
+
+
+def test_a_call_is_unknown_by_the_status_or_by_the_code_alone() -> None:
+    for status, body, unknown in ((404, b"", True), (400, b'{"code": 20404}', True), (400, b'{"code": 20003}', False)):
+        error = rest.error_of(status, body)
+        assert error is not None and rest.no_such_call(error) is unknown

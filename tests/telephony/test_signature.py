@@ -1,5 +1,6 @@
 """Signatures: published and computed vectors, Twilio's own library as an oracle, and forgeries by the thousand."""
 
+import hashlib
 import random
 from urllib.parse import quote, urlencode
 
@@ -205,3 +206,18 @@ def test_of_ten_thousand_mutated_requests_none_is_accepted() -> None:
             continue  # nothing that is signed was changed
         assert validator.judge_form(raw_path, fields, headers(signature)) is not Verdict.ACCEPTED
         tried += 1
+
+
+def test_two_settings_are_refused_whatever_they_say_together() -> None:
+    signed = headers(sign(TOKEN, BRIDGE + "/voice", FORM))
+    for parts in (("key=a,", "algorithm=HMAC_SHA1"), ("", "")):
+        given_headers = signed.copy()
+        for part in parts:
+            given_headers.add(SETTINGS, part)
+        assert bridge().judge_form("/voice", FORM, given_headers) is Verdict.UNKNOWN_ALGORITHM
+
+
+def test_the_hash_of_a_body_may_be_written_in_capitals() -> None:
+    body = b"{}"
+    path = f"/twilio/events?bodySHA256={hashlib.sha256(body).hexdigest().upper()}"
+    assert bridge().judge_body(path, body, headers(sign(TOKEN, BRIDGE + path))) is Verdict.ACCEPTED
