@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from bridge.errors import EndReason
+
 from .figures import Measures
 from .measures import SOON_MS, false_interruptions, moment
 from .outcome import AgentTurn, Outcome, ToolCall
@@ -17,6 +19,7 @@ from .words import contains
 _TextOf = Callable[[AgentTurn], str]
 
 _SEEN_BY_THE_CARRIER = frozenset({"agent_yields_within_ms", "measure"})
+_BROKEN = frozenset({EndReason.MODEL_UNAVAILABLE, EndReason.MODEL_REFUSED, EndReason.BUG})
 _NOT_KNOWN = "it cannot be known of somebody else's server; expect agent_yields_within_ms or a measure there"
 
 
@@ -49,6 +52,9 @@ def judge(scenario: Scenario, outcome: Outcome, measures: Measures) -> list[Verd
     for number, why in outcome.performance.missed.items():
         fault = scenario.faults[number - 1]
         verdicts.append(Verdict(f"{fault.name} {fault.when}", False, end_ms, f"{why} ({outcome.ended})"))
+    if outcome.end_reason in _BROKEN and not any(expected.end_reason for expected in scenario.expect):
+        found = f"it ended with {outcome.end_reason}; expect that end_reason where it is wanted"
+        verdicts.append(Verdict("the call does not break", False, end_ms, found))
     if not any(expected.measure == "false_interruptions" for expected in scenario.expect):
         verdicts += _silenced(outcome)
     return verdicts

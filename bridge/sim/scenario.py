@@ -60,6 +60,8 @@ A scenario is YAML. Times are milliseconds; a moment without `at_ms` follows the
         at_most: 750
         at_least: 0
 
+A call that ended with model_refused, model_unavailable or bug has failed unless an end_reason is expected.
+
 Words are the same whatever their case, punctuation and hyphens, and however an apostrophe or an accent is written;
 `12` and `twelve` are not.
 

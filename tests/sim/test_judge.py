@@ -131,6 +131,25 @@ def test_of_somebody_elses_server_is_known_what_the_carrier_saw() -> None:
     assert all(verdict.met for verdict in verdicts(*expected, outcome=replace(CALL, foreign=True)))
 
 
+@pytest.mark.parametrize("reason", ["model_refused", "model_unavailable", "bug"])
+def test_a_call_that_broke_fails_unless_that_end_is_expected(reason: str) -> None:
+    broken = replace(CALL, end_reason=reason)
+    (verdict,) = verdicts(outcome=broken)
+    assert not verdict.met
+    assert verdict.line() == (
+        f"FAILED at 20.00 s: the call does not break: it ended with {reason}; expect that end_reason where it is wanted"
+    )
+    (expected,) = verdicts({"end_reason": reason}, outcome=broken)
+    assert expected.met
+    (other,) = verdicts({"end_reason": "caller_left"}, outcome=broken)
+    assert not other.met
+
+
+@pytest.mark.parametrize("reason", ["agent_hung_up", "transferred", "caller_silent", "max_duration", "caller_left"])
+def test_the_agent_may_end_the_call_before_the_caller_hangs_up(reason: str) -> None:
+    assert verdicts(outcome=replace(CALL, end_reason=reason)) == []
+
+
 def test_an_argument_that_is_null_is_met_by_null_alone() -> None:
     expected = {"tool_call": "hang_up", "arguments": {"reason": None}}
     for arguments, met in (({"reason": None}, True), ({}, False), ({"reason": ""}, False)):
