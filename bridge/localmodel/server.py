@@ -62,6 +62,7 @@ class LocalModel:
         self._on_event = on_event
         self._detection: Detection = detection
         self._open: set[web.WebSocketResponse] = set()
+        self._delayed: set[asyncio.Task[Any]] = set()  # handshakes that a script holds back
         self._runner: web.AppRunner | None = None
         self.connections = 0  # counted from the first; scripts choose by it
 
@@ -94,8 +95,10 @@ class LocalModel:
 
     async def stop(self) -> None:
         """Closes every session, the listener, and the recogniser unless it was given. Stopping twice is harmless."""
+        for handshake in self._delayed:
+            handshake.cancel()  # a client that has given up is gone, and nobody else ends it
         goodbyes = [socket.close(code=1001, message=b"the local model is stopping") for socket in self._open]
-        await asyncio.gather(*goodbyes, return_exceptions=True)
+        await asyncio.gather(*goodbyes, *self._delayed, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -187,7 +190,7 @@ class LocalModel:
             return web.Response(status=426, text="Upgrade Required\n", headers={"Upgrade": "websocket"})
         number, script = self._next_connection()
         if script.handshake_delay_ms:
-            await asyncio.sleep(script.handshake_delay_ms / 1000)
+            await self._delay(script.handshake_delay_ms)
         if script.refuse is not None:
             refusal = script.refuse
             return web.Response(status=refusal.status, headers=refusal.headers, text=refusal.body)
@@ -217,6 +220,15 @@ class LocalModel:
             self._open.discard(socket)
             await line.end()
         return socket
+
+    async def _delay(self, handshake_delay_ms: float) -> None:
+        handshake = asyncio.current_task()
+        assert handshake is not None, "aiohttp serves a request in a task"
+        self._delayed.add(handshake)
+        try:
+            await asyncio.sleep(handshake_delay_ms / 1000)
+        finally:
+            self._delayed.discard(handshake)
 
     async def _talk(self, socket: web.WebSocketResponse, attached: Attached) -> None:
         attached.open()

@@ -64,6 +64,22 @@ async def test_subprotocols_are_answered(offered: tuple[str, ...], chosen: str |
         assert client.socket.protocol == chosen
 
 
+@pytest.mark.parametrize("gives_up", [True, False])
+async def test_a_handshake_held_back_by_script_ends_when_the_model_stops(gives_up: bool) -> None:
+    before = asyncio.all_tasks()
+    async with model({"handshake_delay_ms": 60_000}) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /v1/realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n")
+        while not server.connections:
+            await asyncio.sleep(0)
+        if gives_up:
+            writer.close()
+            await writer.wait_closed()
+    assert asyncio.all_tasks() == before
+    assert await reader.read() == b""
+    writer.close()
+
+
 # What OpenAI's reference client in JavaScript (openai-realtime-api-beta) offers and sends first.
 REFERENCE_PROTOCOLS = ("realtime", f"openai-insecure-api-key.{KEY}", "openai-beta.realtime-v1")
 REFERENCE_SESSION = {
