@@ -12,8 +12,8 @@ import codecs
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,9 +38,11 @@ from bridge.settings.services import common_rates, runs_here, services_of
 from bridge.telephony.twilio import CAPABILITIES
 from bridge.tools.toolbox import CallInfo, Toolbox
 
+GREETED_S: Final = 15.0  # a service that has not opened the session by then is not one
 ANSWER_S: Final = 60.0  # the longest an answer may take before it is given up
 UNANSWERED_S: Final = 15.0  # no answer to a file began so long after its end, though the caller was heard
 UNHEARD_S: Final = 8.0  # nothing at all came of a file so long after its end: there is nothing to understand in it
+TOLD_AFTER_S: Final = 1.0  # whoever waits longer is told for what
 _PIECE_MS: Final = 100
 _TOLD_EVERY_S: Final = 10  # how far a file has been played
 _SETTLED_S: Final = 1.0  # nothing new for so long after the last answer to a file: there is no more
@@ -62,6 +64,7 @@ class Talk:
         )
         self.rate_hz = common_rates([self._profile])[0]
         self.ended = ""  # what the agent wished for: the conversation is over after its answer
+        self.failed = False  # an answer, or the connection
         self.audio: list[bytes] = []
         self._plan = plan
         self._console = console
@@ -94,7 +97,7 @@ class Talk:
             )
         self._listen()
         await self.client.connect()
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(GREETED_S):
             await self.client.wait_for_session_created()
 
     async def close(self) -> None:
@@ -155,7 +158,7 @@ class Talk:
             error = details.get("error") if isinstance(details, dict) else None
             why = error.get("message") if isinstance(error, dict) else None
             if status != "cancelled":
-                self.line("error", f"the answer is {status}" + (f": {why}" if why else ""), style="red")
+                self._failure(f"the answer is {status}" + (f": {why}" if why else ""))
         self.answers += 1
         self._settle()
 
@@ -172,13 +175,14 @@ class Talk:
     def _complaint(self, error: RealtimeError) -> None:
         if error.code == "conversation_already_has_active_response":
             return  # asked again by the client when that one ends
-        self.line("error", str(error), style="red")
+        self._failure(str(error))
         self._owed = False
         self._settle()
 
     def _over(self) -> None:
         self._active, self._owed = 0, False
-        self.ended = self.ended or "The service closed the session."
+        if not self.ended:
+            self.ended, self.failed = "The service closed the session.", True
         self._settle()
 
     @property
@@ -200,8 +204,8 @@ class Talk:
         if self._speaker != who:
             self._end_line()
             self._speaker = who
-            self._console.print(f"[bold]{who}:[/] ", end="")
-        self._console.print(text[shown:], end="", markup=False, highlight=False, soft_wrap=True)
+            self._print(f"[bold]{who}:[/] ", end="", markup=True)
+        self._print(text[shown:], end="")
 
     def _completed(self, item: Item) -> None:
         tool = item.formatted.tool
@@ -214,12 +218,19 @@ class Talk:
 
     def line(self, who: str, text: str, *, style: str = "") -> None:
         self._end_line()
-        self._console.print(f"{who}: {text}", style=style, markup=False, highlight=False, soft_wrap=True)
+        self._print(f"{who}: {text}", style=style)
+
+    def _failure(self, text: str) -> None:
+        self.failed = True
+        self.line("error", text, style="red")
 
     def _end_line(self) -> None:
         if self._speaker:
             self._speaker = ""
-            self._console.print()
+            self._print()
+
+    def _print(self, text: str = "", *, end: str = "\n", style: str = "", markup: bool = False) -> None:
+        self._console.print(text, end=end, style=style, markup=markup, highlight=False, soft_wrap=True)
 
     # ------------------------------------------------------------ speaking with it
 
@@ -243,9 +254,10 @@ class Talk:
     async def answered(self) -> None:
         try:
             async with asyncio.timeout(ANSWER_S):
-                await self.quiet.wait()
+                with _told_after_a_moment(lambda: self._progress("Waiting for the answer ...")):
+                    await self.quiet.wait()
         except TimeoutError:
-            self.line("error", f"no answer within {ANSWER_S:.0f} s", style="red")
+            self._failure(f"no answer within {ANSWER_S:.0f} s")
             self._active, self._owed = 0, False
             self._settle()
 
@@ -294,7 +306,7 @@ class Talk:
 
     def _progress(self, what: str) -> None:
         if not self._speaker:  # a line that is being spoken is progress enough
-            self._console.print(what, style="dim", highlight=False)
+            self._print(what, style="dim")
 
 
 # ---------------------------------------------------------------- the two ways of talking
@@ -303,7 +315,7 @@ class Talk:
 async def talk(
     settings: Settings, agent: str, console: Console, *, lines: AsyncIterator[str] | None = None, toolbox: Toolbox
 ) -> int:
-    """Type with an agent until the input ends. The exit code."""
+    """Type with an agent until the input ends. The exit code: 1 where an answer failed or the connection was lost."""
     async with _session(settings, agent, console, spoken=False, toolbox=toolbox) as conversation:
         await conversation.greet()
         given = lines or typed()
@@ -318,11 +330,13 @@ async def talk(
                 await conversation.type(line)
         if conversation.ended:
             console.print(conversation.ended, style="dim")
-    return 0
+        return int(conversation.failed)
 
 
 async def play(settings: Settings, agent: str, console: Console, *, heard: Path, said: Path, toolbox: Toolbox) -> int:
-    """Play one WAV file to an agent and write its answer to another. The exit code: 1 where there was no answer."""
+    """Play one WAV file to an agent and write its answer to another. The exit code: 1 where there was no answer, one
+    failed, or the connection was lost.
+    """
     try:
         samples, rate_hz = await asyncio.to_thread(read_wav, heard)
     except OSError as error:
@@ -336,7 +350,7 @@ async def play(settings: Settings, agent: str, console: Console, *, heard: Path,
         if rate_hz != conversation.rate_hz:
             samples = convert(samples, rate_hz, conversation.rate_hz)
         answered = await conversation.play(samples.astype("<i2").tobytes())
-        ended = conversation.ended  # not by us
+        ended, failed = conversation.ended, conversation.failed  # not by us
     sound = b"".join(conversation.audio)
     if not answered or not sound:
         why = "The agent did not answer."
@@ -351,7 +365,9 @@ async def play(settings: Settings, agent: str, console: Console, *, heard: Path,
         write_wav(said, conversation.rate_hz, sound, channels=1)
     seconds = len(sound) / 2 / conversation.rate_hz
     console.print(f"Written: {said}, {seconds:.1f} s of the agent.", highlight=False, soft_wrap=True)
-    return 0
+    if failed and ended:
+        console.print(ended, style="red", soft_wrap=True)
+    return int(failed)
 
 
 @asynccontextmanager
@@ -369,13 +385,14 @@ async def _session(
     try:
         if any(runs_here(settings, service) for service in services_of(settings.agents[agent])):
             companion = Companion(["--config", str(settings.config)])
-            with console.status("Starting the model on this machine ..."):
+            with _waiting(console, "Starting the model on this machine ..."):
                 directory.local_model_at(await companion.start(port=settings.local_model.port))
         plan, targets = directory.plan(IncomingCall(CAPABILITIES, "talk", "", "", ""))
         for number, target in enumerate(targets):
             opened = Talk(plan, target, console, spoken=spoken, toolbox=toolbox)
             try:
-                await opened.open()
+                with _waiting(console, "Waiting for the service ..."):
+                    await opened.open()
                 break
             except (RealtimeError, TimeoutError) as error:
                 await opened.close()
@@ -407,7 +424,22 @@ class _Extension(Directory):
 def _plainly(error: Exception, target: Target) -> RealtimeError:
     if isinstance(error, RealtimeError):
         return error
-    return RealtimeError(f"{target.where} did not greet us", code="connection_timeout")
+    return RealtimeError(f"{target.where} did not greet us within {GREETED_S:.0f} s", code="connection_timeout")
+
+
+def _waiting(console: Console, what: str) -> AbstractContextManager[Any]:
+    if console.is_terminal:
+        return console.status(what)
+    return _told_after_a_moment(lambda: console.print(what, highlight=False))
+
+
+@contextmanager
+def _told_after_a_moment(tell: Callable[[], None]) -> Iterator[None]:
+    timer = asyncio.get_running_loop().call_later(TOLD_AFTER_S, tell)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def typed() -> AsyncIterator[str]:

@@ -102,8 +102,8 @@ async def test_a_wish_to_hang_up_ends_the_conversation() -> None:
 async def test_an_error_of_the_service_is_shown_and_the_conversation_goes_on() -> None:
     script = {"responses": [{"nth": 2, "status": "failed", "code": "rate_limit_exceeded", "message": "Too fast."}]}
     async with model(script) as running:
-        _, shown = await converse(address(running), "When are you open?", "When are you open?")
-    assert "error: the answer is failed: Too fast." in shown
+        code, shown = await converse(address(running), "When are you open?", "When are you open?")
+    assert code == 1 and "error: the answer is failed: Too fast." in shown
     assert shown.count("From nine to five.") >= 1
 
 
@@ -111,7 +111,26 @@ async def test_a_session_that_the_service_closes_ends_the_conversation_plainly()
     script = {"steps": [{"after_type": "response.done", "nth": 1, "close": {"code": 1001, "reason": "over"}}]}
     async with model(script) as running:
         code, shown = await converse(address(running), "When are you open?", "never read", "never read")
-    assert code == 0 and shown.endswith("The service closed the session.\n")
+    assert code == 1 and shown.endswith("The service closed the session.\n")
+
+
+async def test_whoever_waits_for_the_service_is_told_so_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk, "TOLD_AFTER_S", 0.05)
+    monkeypatch.setattr(talk, "GREETED_S", 0.3)
+    page = io.StringIO()
+    async with model({"no_created": True}) as running:
+        with pytest.raises(RealtimeError, match="did not greet us within"):
+            await talk.talk(settings_for(address(running)), "", Console(file=page), lines=typed(), toolbox=Toolbox())
+    assert page.getvalue() == "Waiting for the service ...\n"
+
+
+async def test_whoever_waits_for_an_answer_is_told_so_and_that_none_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk, "TOLD_AFTER_S", 0.05)
+    monkeypatch.setattr(talk, "ANSWER_S", 0.3)
+    async with model({"responses": [{"nth": 1, "silent": True}]}) as running:
+        code, shown = await converse(address(running))
+    _, *told, _ = shown.splitlines()
+    assert code == 1 and told == ["Waiting for the answer ...", "error: no answer within 0 s"]
 
 
 async def test_a_service_that_cannot_be_had_is_an_error_with_its_reason() -> None:
@@ -156,6 +175,15 @@ async def test_a_stereo_file_of_any_rate_is_answered_into_a_file(tmp_path: Path)
     assert code == 0 and rate_hz == 24_000
     assert len(answer) > rate_hz // 2 and np.abs(answer.astype(int)).max() > 500
     assert "caller: when are you open" in shown and "agent: From nine to five." in shown
+
+
+async def test_a_file_after_whose_answer_the_service_hangs_up_is_written_and_has_failed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    script = {"steps": [{"after_type": "response.done", "nth": 1, "close": {"code": 1011, "reason": "over"}}]}
+    async with model(script) as running:
+        code, shown = await play(address(running), tmp_path, rng.normal(0, 6000, 8000), 8000)
+    assert code == 1 and shown.endswith("s of the agent.\nThe service closed the session.\n")
+    assert (tmp_path / "out.wav").exists()
 
 
 async def test_a_file_nobody_answers_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
