@@ -72,6 +72,7 @@ class Talk:
         self._toolbox = toolbox
         self._shown: dict[str, int] = {}  # characters of an item already shown
         self._speaker = ""  # whose line is open
+        self._unshown: BaseException | None = None  # why nothing can be shown any more
         self._active = 0
         self._owed = False  # an answer was asked for and has not begun
         self._caller_speaks = False
@@ -230,7 +231,14 @@ class Talk:
             self._print()
 
     def _print(self, text: str = "", *, end: str = "\n", style: str = "", markup: bool = False) -> None:
-        self._console.print(text, end=end, style=style, markup=markup, highlight=False, soft_wrap=True)
+        """What comes from the service is shown by the task that reads it. Where that fails, whoever waits is told:
+        SystemExit, rich's word for a pipe that nobody reads, would end that task alone.
+        """
+        try:
+            self._console.print(text, end=end, style=style, markup=markup, highlight=False, soft_wrap=True)
+        except (OSError, SystemExit) as unshown:
+            self._unshown = self._unshown or unshown
+            self.quiet.set()
 
     # ------------------------------------------------------------ speaking with it
 
@@ -252,6 +260,7 @@ class Talk:
         await self.answered()
 
     async def answered(self) -> None:
+        """The whole answer is there, or given up. Raises what kept it from being shown."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 with _told_after_a_moment(lambda: self._progress("Waiting for the answer ...")):
@@ -260,6 +269,11 @@ class Talk:
             self._failure(f"no answer within {ANSWER_S:.0f} s")
             self._active, self._owed = 0, False
             self._settle()
+        self._can_be_shown()
+
+    def _can_be_shown(self) -> None:
+        if self._unshown is not None:
+            raise self._unshown
 
     async def play(self, pcm16: bytes) -> bool:
         """Speak as a caller would, at the pace of speech, and then be silent until all is answered.
@@ -276,6 +290,7 @@ class Talk:
             piece = pcm16[at : at + piece_bytes]
             at += piece_bytes
             await self.client.append_input_audio(piece.ljust(piece_bytes, b"\0"))
+            self._can_be_shown()
             due += _PIECE_MS / 1000
             await asyncio.sleep(max(0.0, due - loop.time()))
             if at < len(pcm16):

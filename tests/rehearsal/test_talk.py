@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -131,6 +132,40 @@ async def test_whoever_waits_for_an_answer_is_told_so_and_that_none_came(monkeyp
         code, shown = await converse(address(running))
     _, *told, _ = shown.splitlines()
     assert code == 1 and told == ["Waiting for the answer ...", "error: no answer within 0 s"]
+
+
+class Unread(io.StringIO):
+    """Taken until the agent speaks."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self._error = error
+
+    def write(self, text: str) -> int:
+        if "agent" in text and "Talking" not in text:
+            raise self._error
+        return super().write(text)
+
+
+class Piped(Console):
+    """As rich has it, but for the process's own standard output, which is put away there."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise SystemExit(1)
+
+
+@pytest.mark.parametrize(
+    ("error", "ends_as"), [(BrokenPipeError(), SystemExit), (OSError(errno.ENOSPC, "No space left on device"), OSError)]
+)
+async def test_where_nothing_can_be_shown_any_more_the_conversation_ends(
+    error: OSError, ends_as: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asyncio.timeout(10), model() as running:
+        settings, console = settings_for(address(running)), Piped(file=Unread(error))
+        with pytest.raises(ends_as):
+            await talk.talk(settings, "", console, lines=typed("When are you open?"), toolbox=Toolbox())
+    assert caplog.records == []
 
 
 async def test_a_service_that_cannot_be_had_is_an_error_with_its_reason() -> None:
