@@ -15,7 +15,7 @@ from bridge.call.turns import Wish
 
 _PREFIX_MS = 500.0  # speech is reported this much after it began, at most
 _UNHEARD_MS = 1500.0  # a voice is noticed by ourselves this much after it began, at most
-_VOICE_MS = 3000.0  # heard again within this, if the caller speaks on
+VOICE_MS = 3000.0  # heard again within this, if the caller speaks on
 _ALREADY_WAITED_MS = 1000.0  # of the patience with an answer, when the service missed the end of the caller's turn
 _STILL_MS = 400.0  # what a session heard of held audio ends by itself within this, or the caller speaks on
 _TELLING_MS = 300.0  # until we hear of the end of speech, beyond the silence the service waits for
@@ -190,6 +190,8 @@ def caller_unheard(desk: Desk, event: ev.CallerUnheard) -> None:
         return
     state.voice_at = desk.at
     if state.model == "ready":
+        desk.forget_silence()
+        state.quiet_bytes = 0
         desk.ask(do.ProbeModel())
         return
     desk.active()
@@ -211,7 +213,7 @@ def _turn_begins(desk: Desk, noticed_ms: float) -> None:
 def hear_out(desk: Desk) -> None:
     """There is no session and the caller speaks: nobody talks over them, unless nothing more is heard of it."""
     desk.state.voice = True
-    desk.after("voice", _VOICE_MS)
+    desk.after("voice", VOICE_MS)
 
 
 def on_voice(desk: Desk) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.call import actions as do
 from bridge.call import events as ev
-from bridge.call.bargein import interrupt, is_there, protected
+from bridge.call.bargein import VOICE_MS, interrupt, is_there, protected
 from bridge.call.desk import Desk
 from bridge.call.ending import may_be_taken_back, take_back, unanswered
 from bridge.call.turns import Wish
@@ -51,7 +51,8 @@ def caller_spoke(desk: Desk, event: ev.CallerSpoke) -> None:
     recent += audio
     if state.turn_bytes is not None:
         state.turn_bytes += len(audio)
-        if not (desk.turns.caller_speaking or state.voice):
+        heard = state.voice_at is not None and desk.at - state.voice_at < VOICE_MS
+        if not (desk.turns.caller_speaking or state.voice or heard):
             state.quiet_bytes += len(audio)
     if state.model == "ready":
         desk.out.append(do.SendCallerAudio(audio))

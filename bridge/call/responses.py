@@ -180,8 +180,11 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
         turns.want(wish)
         return
     nothing_at_all = event.status == "completed" and not in_writing
-    if (nothing_at_all and not wish.must) or (event.cure == "" and event.status == "incomplete"):
-        # Another session would say as little.
+    if nothing_at_all and wish.why == "tool":  # asked twice, it has nothing to say about what it knows now
+        state.failures = 0
+        return
+    another_says_as_little = wish.why == "again" or not wish.must
+    if (nothing_at_all and another_says_as_little) or (event.cure == "" and event.status == "incomplete"):
         _say_it_again(desk)
         return
     if in_writing:

@@ -702,6 +702,31 @@ def test_a_question_is_kept_however_long_its_answer_is_waited_for(waited_s: int,
     assert 2000 * 8 <= held.count(2) <= waited_s * 8000 and len(held) <= 64_000
 
 
+def test_words_that_only_we_have_heard_are_no_silence() -> None:
+    """The session is dead, and nobody knows yet."""
+    book = Playbook.connected()
+
+    def hear(ms: int, value: int) -> None:
+        for _ in range(ms // 20):
+            book.give(caller_audio(20, value))
+            book.run_until(book.now + 20)
+
+    book.give(caller_speaks())
+    hear(2000, 1)
+    book.give(caller_stops())
+    hear(800, 2)
+    hear(800, 3)
+    book.give(ev.CallerUnheard())
+    hear(800, 3)
+    hear(900, 2)
+    book.give(lost(1, silent_ms=3000))
+    hear(1200, 4)
+    book.give(ev.CallerUnheard())
+    hear(200, 4)
+    held = next(one for one in book.give(ready(2)) if isinstance(one, do.SendCallerAudio)).audio
+    assert [held.count(value) // 8 for value in (1, 3, 4)] == [2000, 1600, 1400]
+
+
 def test_what_the_caller_begins_to_say_while_they_wait_is_kept_from_its_first_word() -> None:
     book = Playbook.connected()
 
@@ -813,6 +838,29 @@ def test_a_service_that_has_nothing_to_say_at_all_is_left_for_the_next() -> None
         assert book.now < 60_000, "nobody is heard"
     assert book.call.state.service == 1 and session > 2
     assert book.clip_ms("filler")
+
+
+def test_an_agent_who_has_nothing_to_add_after_a_tool_keeps_its_call() -> None:
+    book = Playbook.connected()
+    book.play(
+        at(1000, response("r1"), says("r1", "noted", 500), asks_tool("t1"), run_tool("t1"), ends("r1")),
+        at(2000, tool_done("t1"), submit("t1"), ASK),
+        at(2100, response("r2"), ends("r2"), note("response_failed", "completed : "), ASK),
+        at(2200, response("r3"), ends("r3"), note("response_failed", "completed : ")),
+        at(30_000, hears("noted", 500)),
+    )
+
+
+def test_who_says_nothing_even_when_asked_for_other_words_is_spoken_for() -> None:
+    book = Playbook.connected(plan(clips=CLIPS | {"again": bytes([252]) * 8000}))
+    book.play(
+        at(1000, caller_speaks("c1")),
+        at(2000, caller_stops("c1"), turn_ends("c1"), response("r1"), ends("r1"), ASK),
+        at(2100, response("r2"), ends("r2"), ask(AGAIN)),
+        at(2200, response("r3"), ends("r3")),
+        at(4000),
+    )
+    assert book.clip_ms("again") and book.call.state.session == 1
 
 
 def test_an_empty_response_is_not_asked_for_again_where_another_answer_is_expected() -> None:
