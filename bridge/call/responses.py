@@ -193,7 +193,7 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
     if wish.must and (wish.again or turns.wish is None):
         turns.want(wish)
     state.owes_answer = True
-    sessions.lose(desk, event.reason, "fatal" if event.cure == "fatal" else "rotate")
+    sessions.lose(desk, event.reason, "fatal" if event.cure == "fatal" else "rotate", mute=nothing_at_all)
 
 
 def _say_it_again(desk: Desk) -> None:

@@ -142,8 +142,19 @@ def lost(desk: Desk, event: ev.ModelLost) -> None:
         lose(desk, event.why, event.cure, retry_after_s=event.retry_after_s, silent_ms=event.silent_ms)
 
 
-def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None, silent_ms: float = 0.0) -> None:
-    """The session in use, or being opened, is gone or of no more use; nothing came from it for the last `silent_ms`."""
+def lose(
+    desk: Desk,
+    why: str,
+    cure: Cure,
+    *,
+    retry_after_s: float | None = None,
+    silent_ms: float = 0.0,
+    mute: bool = False,
+) -> None:
+    """The session in use, or being opened, is gone or of no more use; nothing came from it for the last `silent_ms`.
+
+    `mute`: it answered with nothing, which was no help however long it lived.
+    """
     state = desk.state
     if state.model in ("closed", "lost"):
         return
@@ -152,8 +163,8 @@ def lose(desk: Desk, why: str, cure: Cure, *, retry_after_s: float | None = None
         lived_ms = desk.at - state.ready_at
         if not state.attempts or state.owed_since is None or lived_ms >= _STEADY_MS:
             state.attempts, state.missing_since = 1, desk.at  # else it is one more that left the caller waiting
-        no_help = lived_ms < (_STEADY_MS if _busy(desk) else _MOMENT_MS) and not state.served
-        state.brief = state.brief + 1 if no_help else 0
+        brief = lived_ms < (_STEADY_MS if _busy(desk) else _MOMENT_MS) and not state.served
+        state.brief = state.brief + 1 if brief or mute else 0
         ending.goodbye_lost(desk)
         _forget(desk, silent_ms)
         if state.next_ready:

@@ -840,6 +840,23 @@ def test_a_service_that_has_nothing_to_say_at_all_is_left_for_the_next() -> None
     assert book.clip_ms("filler")
 
 
+def test_a_service_that_takes_long_to_say_nothing_is_given_up_as_well() -> None:
+    book = Playbook(plan(greeting="Greet.", models=(INTERRUPTS,), clips=CLIPS, answer_rotate_s=60.0))
+    for fact in (ROUTED, stream()):
+        book.give(fact)
+    said = 0
+    while not book.call.over:
+        if book.call.state.model == "opening":
+            book.give(ready(book.call.state.session))
+        book.run_until(book.now + 5200)
+        if book.call.state.turns.asked is not None:
+            said += 1
+            book.give(response(f"r{said}"))
+            book.give(ends(f"r{said}"))
+        assert book.now < 120_000, "nobody is heard"
+    assert book.call.state.opened < 8
+
+
 def test_an_agent_who_has_nothing_to_add_after_a_tool_keeps_its_call() -> None:
     book = Playbook.connected()
     book.play(
