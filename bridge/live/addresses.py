@@ -7,6 +7,7 @@ that, one such name would keep all others waiting, and the end of the process to
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 from concurrent.futures import Future
@@ -32,7 +33,11 @@ async def find(host: str, port: int) -> list[str]:
     found = _looking.get(name)
     if found is None:
         found = _looking[name] = Future()
-        Thread(target=_look, args=(name, found), name=f"look-up of {host}", daemon=True).start()
+        try:
+            Thread(target=_look, args=(name, found), name=f"look-up of {host}", daemon=True).start()
+        except RuntimeError as error:  # no thread is to be had
+            del _looking[name]
+            raise OSError(errno.EAGAIN, str(error)) from None
     before = _known.get(name)
     try:
         async with asyncio.timeout(None if before is None else _LATE_S):

@@ -16,9 +16,8 @@ _WIDE: Final = 1000
 
 def welcome(console: Console, settings: Settings, port: int, directory: Directory) -> None:
     """Printed once, when the service listens."""
-    console.print(
-        f"voice-bridge listens on [bold]{settings.own_url(port) if ':' in settings.host else f'http://{settings.host}:{port}'}[/]"
-    )
+    where = settings.own_url(port) if ":" in settings.host else f"http://{settings.host}:{port}"
+    console.print(f"voice-bridge listens on [bold]{escape(where)}[/]")
     summary(console, settings, directory)
     steps = next_steps(settings, directory)
     if steps:

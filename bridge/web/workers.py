@@ -108,7 +108,8 @@ class Workers:
         if len(os.fsencode(self._folder)) > _LONGEST_FOLDER:
             raise ConfigError([f"workers: {self._folder} is too long a path for sockets. Set TMPDIR to a shorter one"])
         self._held = os.open(self._folder, os.O_RDONLY)
-        fcntl.flock(self._held, fcntl.LOCK_SH)  # so that it is not cleaned away when it is old (tmpfiles.d(5))
+        with suppress(OSError):  # where folders have locks: it is not cleaned away when it is old (tmpfiles.d(5))
+            fcntl.flock(self._held, fcntl.LOCK_SH)
         (self._folder / "metrics").mkdir()
         self._page = lay_out(self._folder / "places", self._count)
         if self.directory.needs_local_model:

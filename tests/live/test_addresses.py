@@ -82,6 +82,19 @@ async def test_where_a_host_was_is_believed_while_nothing_newer_can_be_had(
         assert await addresses.find("here.test", 443) == ["127.0.0.1", "::1"]
 
 
+async def test_a_look_up_there_is_no_thread_for_is_tried_again(
+    names: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", no_room)
+        with pytest.raises(OSError, match="new thread"):
+            await addresses.find("here.test", 443)
+    assert await addresses.find("here.test", 443)
+
+
 async def test_a_name_that_is_none_or_unknown_is_an_error(names: NameServer) -> None:
     with pytest.raises(OSError, match="not known"):
         await addresses.find("nowhere.test", 443)
