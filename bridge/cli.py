@@ -70,12 +70,19 @@ def main() -> None:
         complaints.print(f"{where}{error.strerror}. Make room and try again", style="red", markup=False, soft_wrap=True)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(_ended_by or 130) from None
+    except SystemExit as end:
+        raise SystemExit(_ended_by or end.code) from None
+
+
+_ended_by = 0  # 128 and the number of the signal we were told to end by
 
 
 def _told_to_end(number: int, frame: object) -> NoReturn:
-    """What was begun is put away: folders, processes."""
-    raise SystemExit(128 + number)
+    """As by Ctrl-C: what was begun is put away (folders, processes), and no tool takes it for an exit of its own."""
+    global _ended_by
+    _ended_by = 128 + number
+    raise KeyboardInterrupt
 
 
 def _fill_standard_streams() -> None:

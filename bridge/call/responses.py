@@ -11,6 +11,7 @@ from bridge.call.turns import Wish
 
 AGAIN = "You did not understand what the caller said last. Ask them in one short sentence to say it again."
 _ASK_AGAIN_MS = 500.0
+_NOBODY_WAITS_FOR = ("tool", "idle", "limit_warning")  # what is wished for, and may come to nothing
 
 # ---------------------------------------------------------------- asking
 
@@ -180,11 +181,11 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
         turns.want(wish)
         return
     nothing_at_all = event.status == "completed" and not in_writing
-    if nothing_at_all and wish.why == "tool":  # asked twice, it has nothing to say about what it knows now
+    if nothing_at_all and wish.why in _NOBODY_WAITS_FOR:  # asked twice, it has nothing to say
         state.failures = 0
         return
-    another_says_as_little = wish.why == "again" or not wish.must
-    if (nothing_at_all and another_says_as_little) or (event.cure == "" and event.status == "incomplete"):
+    if (nothing_at_all and wish.why != "greeting") or (event.cure == "" and event.status == "incomplete"):
+        # Another session would say as little.
         _say_it_again(desk)
         return
     if in_writing:

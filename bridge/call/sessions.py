@@ -73,6 +73,8 @@ def ready(desk: Desk, event: ev.ModelReady) -> None:
         return
     if event.session != state.session or state.model != "opening":
         return
+    if state.voice:
+        state.voice_at = desk.at
     state.model, state.ready_at, state.served, state.voice = "ready", desk.at, False, False
     state.progress_at, state.asked_twice, state.put_off = desk.at, False, False
     desk.timers.stop("model_ready", "voice")

@@ -176,7 +176,10 @@ class Talk:
     def _complaint(self, error: RealtimeError) -> None:
         if error.code == "conversation_already_has_active_response":
             return  # asked again by the client when that one ends
-        self._failure(str(error))
+        if self._owed:
+            self._failure(str(error))
+        else:
+            self.line("error", str(error), style="red")
         self._owed = False
         self._settle()
 

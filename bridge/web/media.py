@@ -17,6 +17,7 @@ import base64
 import hashlib
 import socket as sockets
 from collections import Counter
+from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 import structlog
@@ -170,7 +171,8 @@ class _Stream:
         )
         connection = transport.get_extra_info("socket")
         if connection is not None:
-            connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _UNREAD_BYTES)
+            with suppress(OSError):  # it has gone meanwhile
+                connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _UNREAD_BYTES)
         self._alarm = asyncio.get_running_loop().call_later(door.start_s, self._refuse, "no start in time")
         door.streams.add(self)
 

@@ -46,7 +46,7 @@ _LONGEST_WAIT_S: Final = 30.0
 _NOT_HIRED_S: Final = 5.0  # before it is tried again: no process or descriptor was to be had
 _HURRY_S: Final = 5.0  # after a second signal; a worker that hangs does not hear it
 _LAST_S: Final = 15.0  # beyond the drain's own time; then a worker is killed
-_LONGEST_FOLDER: Final = 90  # of the 107 characters a Unix socket's path may have (sun_path, unix(7))
+_LONGEST_FOLDER: Final = 97  # a socket in it may have 107 characters in all (sun_path, unix(7))
 _READY: Final = b"ready\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
@@ -866,6 +867,21 @@ def test_an_agent_who_has_nothing_to_add_after_a_tool_keeps_its_call() -> None:
         at(2200, response("r3"), ends("r3"), note("response_failed", "completed : ")),
         at(30_000, hears("noted", 500)),
     )
+
+
+@pytest.mark.parametrize(
+    "policies", [{"idle_prompt_after_s": 5, "idle_hang_up_after_s": 0}, {"max_call_s": 60, "warn_before_end_s": 30}]
+)
+def test_an_announcement_that_comes_to_nothing_costs_no_call(policies: dict[str, Any]) -> None:
+    book = Playbook.connected(plan(**policies))
+    said = 0
+    while book.now < 50_000:
+        book.run_until(book.now + 500)
+        if book.call.state.turns.asked is not None:
+            said += 1
+            book.give(response(f"r{said}"))
+            book.give(ends(f"r{said}"))
+    assert said >= 2 and book.call.state.session == 1 and not book.call.over
 
 
 def test_who_says_nothing_even_when_asked_for_other_words_is_spoken_for() -> None:

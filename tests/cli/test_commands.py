@@ -245,6 +245,28 @@ def test_a_tool_that_will_not_stop_keeps_no_service_that_has_ended(tmp_path: Pat
     assert len((tmp_path / "last.jsonl").read_text().splitlines()) == 2, "what was handed over is written"
 
 
+def test_told_to_end_while_tools_are_imported_no_tool_is_blamed(tmp_path: Path) -> None:
+    (tmp_path / "config" / "agents").mkdir(parents=True)
+    slow = "import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(30)\n"
+    (tmp_path / "shop.py").write_text(slow, "utf-8")
+    agent = "instructions: Sell.\ntools: [{name: buy, description: Buy it., python: 'shop:buy'}]\n"
+    (tmp_path / "config" / "agents" / "front-desk.yaml").write_text(agent, "utf-8")
+    service = subprocess.Popen(
+        [sys.executable, "-m", "bridge", "serve", "--port", "0"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    for _ in range(200):
+        if (tmp_path / "begun").exists():
+            break
+        time.sleep(0.05)
+    service.terminate()
+    said, _ = service.communicate(timeout=20)
+    assert (service.returncode, said) == (143, b"")
+
+
 @pytest.mark.parametrize("words", [["demo"], ["simulate", str(SCENARIOS)]])
 def test_what_a_command_began_is_put_away_when_it_is_told_to_end(tmp_path: Path, words: list[str]) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(ROOT)}
