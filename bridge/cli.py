@@ -69,7 +69,7 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         complaints.print(f"{where}{error.strerror}. Make room and try again", style="red", markup=False, soft_wrap=True)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(_ended_by or 130) from None
     except SystemExit as end:
         raise SystemExit(_ended_by or end.code) from None
@@ -129,7 +129,8 @@ def _with_all_descriptors() -> None:
 
 
 def run(work: Coroutine[Any, Any, T], *, loop: str = "auto") -> T:
-    """Run to the end on uvloop where there is one."""
+    """Run to the end on uvloop where there is one. Told to end meanwhile, the work is cancelled."""
+    work = _until_told(work)
     if loop != "asyncio" and sys.platform != "win32":
         try:
             import uvloop
@@ -139,6 +140,20 @@ def run(work: Coroutine[Any, Any, T], *, loop: str = "auto") -> T:
         else:
             return uvloop.run(work)
     return asyncio.run(work)
+
+
+async def _until_told(work: Coroutine[Any, Any, T]) -> T:
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+    def told() -> None:
+        global _ended_by
+        _ended_by = 128 + signal.SIGTERM
+        assert task is not None, "this runs in one"
+        task.cancel()
+
+    if sys.platform != "win32":
+        loop.add_signal_handler(signal.SIGTERM, told)  # an exception in the midst of anything might be lost
+    return await work
 
 
 @app.command()
