@@ -6,7 +6,7 @@ machine, whose address is only known when it runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,6 +18,7 @@ from bridge.settings.mistakes import nearest
 from bridge.settings.service import ModelService, Settings
 
 LOCAL = "local"
+_WITH_OUR_LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0")  # hosts whose ports the model on this machine cannot have
 
 
 def services_of(agent: AgentFile) -> tuple[str, ...]:
@@ -82,6 +83,7 @@ def check_services(settings: Settings) -> Iterator[str]:
         yield from _check_service(settings, name)
     if any(name not in names for name in used):
         return
+    yield from _check_port(settings, used)
     for agent_name, agent in settings.agents.items():
         yield from _check_audio(settings, agent_name, agent)
 
@@ -104,6 +106,21 @@ def _check_service(settings: Settings, name: str) -> Iterator[str]:
         yield f"{where}.url: {error}. Set {variable}__URL"
     if profile.needs_key and not service.api_key.get_secret_value() and not at_home:
         yield f"{where}.api_key: missing; profile {profile.name} refuses who brings no key. Set {variable}__API_KEY"
+
+
+def _check_port(settings: Settings, used: Iterable[str]) -> Iterator[str]:
+    port = settings.local_model.port
+    if not port or port != settings.port or settings.host not in _WITH_OUR_LOOPBACK:
+        return
+    try:
+        needed = any(runs_here(settings, name) for name in used)
+    except KeyError:
+        return  # said already
+    if needed:
+        yield (
+            f"local_model.port = {port}: the service itself listens there. Choose another BRIDGE_LOCAL_MODEL__PORT,"
+            " or 0 for any free one"
+        )
 
 
 def _check_audio(settings: Settings, agent_name: str, agent: AgentFile) -> Iterator[str]:

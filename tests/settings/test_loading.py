@@ -199,6 +199,29 @@ def test_half_an_api_key_of_the_carriers_is_refused(folder: Folder, half: str) -
     assert said.startswith("the environment, BRIDGE_TWILIO") and "api_key_sid and api_key_secret go together" in said
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_the_model_on_this_machine_has_a_port_of_its_own(folder: Folder, host: str) -> None:
+    folder.write("bridge.yaml", f"host: {host}\nport: 18432\nlocal_model: {{port: 18432}}\n")
+    (said,) = folder.mistakes()
+    assert said == (
+        "local_model.port = 18432: the service itself listens there."
+        " Choose another BRIDGE_LOCAL_MODEL__PORT, or 0 for any free one"
+    )
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "port: 0\nlocal_model: {port: 0}\n",
+        "host: 192.0.2.1\nport: 18432\nlocal_model: {port: 18432}\n",
+        "port: 18432\nlocal_model: {port: 18432}\nrealtime: {api_key: sk-0123}\n",
+    ],
+)
+def test_the_same_port_is_no_mistake_where_not_both_listen_on_it(folder: Folder, yaml: str) -> None:
+    folder.write("bridge.yaml", yaml)
+    folder.load()
+
+
 @pytest.mark.parametrize(
     ("yaml", "env", "said"),
     [
