@@ -108,7 +108,9 @@ class Toolbox:
 
 
 def load(entry: str) -> Tool:
-    """A tool from `package.module:function`. Raises UsageError for what is not an importable async function."""
+    """A tool from `package.module:function`. Raises UsageError for what is not an importable async function of
+    (arguments, call).
+    """
     module, _, name = entry.partition(":")
     try:
         tool = getattr(import_module(module), name)
@@ -117,6 +119,10 @@ def load(entry: str) -> Tool:
         raise UsageError(f"tool {entry!r} cannot be imported: {type(error).__name__}: {error}{remedy}") from error
     if not inspect.iscoroutinefunction(tool):
         raise UsageError(f"tool {entry!r} is not an async function")
+    try:
+        inspect.signature(tool, follow_wrapped=False).bind({}, None)
+    except TypeError as error:
+        raise UsageError(f"tool {entry!r} cannot be called with (arguments, call): {error}") from None
     return tool  # type: ignore[no-any-return]  # getattr gives Any; what it is was just checked
 
 

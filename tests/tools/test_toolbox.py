@@ -238,6 +238,27 @@ async def test_what_cannot_be_imported_is_a_sentence_and_never_breaks_a_call(mod
     assert failed and set(json.loads(output)) == {"error"}
 
 
+def test_a_tool_must_take_its_arguments_and_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kitchen_takes.py").write_text(
+        """from functools import wraps
+async def nothing(): ...
+async def one(arguments): ...
+async def named(*, arguments, call): ...
+async def three(arguments, call, more): ...
+async def both(arguments, call, more=1): ...
+async def all(*given): ...
+@wraps(one)
+async def wrapped(arguments, call): ...
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("nothing", "one", "named", "three"):
+        with pytest.raises(UsageError, match=rf"'kitchen_takes:{name}' cannot be called with \(arguments, call\): "):
+            load(f"kitchen_takes:{name}")
+    for name in ("both", "all", "wrapped"):
+        load(f"kitchen_takes:{name}")
+
+
 def test_a_name_is_given_once() -> None:
     box = Toolbox()
     box.add("menu", echo)

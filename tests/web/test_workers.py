@@ -333,7 +333,7 @@ async def test_the_workers_folder_is_held_against_whoever_cleans_up() -> None:
 async def test_what_tools_print_when_they_are_imported_is_no_word_of_a_worker(tmp_path: Path) -> None:
     (tmp_path / "config" / "agents").mkdir(parents=True)
     (tmp_path / "shop.py").write_text(
-        "print('ready to sell', flush=True)\n\nasync def buy() -> str:\n    return 'sold'\n"
+        "print('ready to sell', flush=True)\n\nasync def buy(arguments, call) -> str:\n    return 'sold'\n"
     )
     tool = "{name: buy, description: Buy it., python: 'shop:buy'}"
     agent = f"instructions: Sell.\ntools: [{tool}]\n"
