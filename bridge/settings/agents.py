@@ -15,8 +15,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from bridge.call.plan import Policies
 from bridge.errors import UsageError
+from bridge.settings.mistakes import nearest
 from bridge.telephony.twiml import dial
 
+JSON_TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
 BUILTIN_TOOLS = ("hang_up", "transfer")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -252,6 +254,11 @@ def _not_offerable(schema: Any, where: str) -> Iterator[str]:
         yield f"{where} must be a schema, such as {{type: string}}, not {schema!r}"
         return
     properties, required, enum = schema.get("properties", {}), schema.get("required", []), schema.get("enum", [])
+    kinds = schema.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if kind not in JSON_TYPES:
+            near = nearest(str(kind), JSON_TYPES) or f"; there are {', '.join(map(repr, JSON_TYPES))}"
+            yield f"{where}: there is no type {kind!r}{near}"
     if isinstance(properties, dict):
         for name, inner in properties.items():
             yield from _not_offerable(inner, f"{where}.{name}")
@@ -259,6 +266,11 @@ def _not_offerable(schema: Any, where: str) -> Iterator[str]:
         yield f"{where}: `properties` must be names with their schemas, not {properties!r}"
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
         yield f"{where}: `required` must be a list of names, not {required!r}"
+    elif isinstance(properties, dict) and not (schema.get("additionalProperties") or "patternProperties" in schema):
+        known = list(map(str, properties))
+        for name in required:
+            if name not in known:
+                yield f"{where}: `required` names {name!r}, which is none of `properties`{nearest(name, known)}"
     if not isinstance(enum, list):
         yield f"{where}: `enum` must be a list, not {enum!r}"
     elif schema.get("type") == "string" and not all(value is None or isinstance(value, str) for value in enum):

@@ -81,6 +81,16 @@ def test_what_an_agent_cannot_be_is_said(text: str, complaint: str) -> None:
         ("properties: {list: {type: array, items: {enum: word}}}", r"`parameters`.list\[\]: `enum` must be a list"),
         ("properties: [number]", "`properties` must be names with their schemas"),
         ("properties: {a: {}}, required: a", "`required` must be a list of names, not 'a'"),
+        ("properties: {a: {type: strng}}", r"`parameters`.a: there is no type 'strng'; did you mean string\?"),
+        (
+            "properties: {a: {type: [string, null]}}",
+            "`parameters`.a: there is no type None; there are 'string', .*'null'",
+        ),
+        (
+            "properties: {name: {}, 1: {}}, required: [name, '1', nam]",
+            "names 'nam', which is none .* did you mean name",
+        ),
+        ("required: [b]", "`parameters`: `required` names 'b', which is none of `properties`"),
         ("properties: {a: {type: string, enum: [yes, no]}}", r"`parameters`.a: `enum` must hold text only, not \[True"),
     ],
 )
@@ -92,7 +102,8 @@ def test_what_no_tool_can_take_is_said_before_a_call(schema: str, complaint: str
 def test_a_tool_takes_every_schema_of_json() -> None:
     schema = (
         "properties: {a: {type: [string, 'null'], enum: [x, null]}, b: {enum: [1, true]}, 'on': {}, "
-        "c: {type: string, nullable: true, enum: [x, null]}, d: {x-labels: {1: one}}}, required: [a]"
+        "c: {type: string, nullable: true, enum: [x, null]}, d: {x-labels: {1: one}}, "
+        "e: {type: object, additionalProperties: {type: string}, required: [f]}, 2: {}}, required: [a, '2']"
     )
     (tool,) = agent(
         f"tools: [{{name: f, description: d, python: 'a:b', parameters: {{type: object, {schema}}}}}]"
