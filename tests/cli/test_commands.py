@@ -248,6 +248,7 @@ def test_a_tool_that_will_not_stop_keeps_no_service_that_has_ended(tmp_path: Pat
 def test_told_to_end_while_tools_are_imported_no_tool_is_blamed(tmp_path: Path) -> None:
     (tmp_path / "config" / "agents").mkdir(parents=True)
     slow = "import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(2)\n"
+    slow += "async def buy(arguments, call):\n    pass\n"
     (tmp_path / "shop.py").write_text(slow, "utf-8")
     agent = "instructions: Sell.\ntools: [{name: buy, description: Buy it., python: 'shop:buy'}]\n"
     (tmp_path / "config" / "agents" / "front-desk.yaml").write_text(agent, "utf-8")
