@@ -137,3 +137,25 @@ def test_calls_at_this_moment_are_read_when_asked_for() -> None:
     assert value(metrics, "bridge_calls_active") == 3
     now[0] = 0
     assert value(metrics, "bridge_calls_active") == 0
+
+
+def test_what_was_said_to_an_earlier_question_is_no_answer_to_the_next() -> None:
+    metrics = Metrics()
+    late = [do.PlayAudio(b"", 100.0, "late")]
+    steps: list[tuple[float, ev.Event, list[do.Action]]] = [
+        (0.0, ev.CallerSpeechStopped(), []),
+        (500.0, ev.ModelSpoke("r1", "late", 0, b"", 100.0), []),
+        (600.0, ev.CallerSpeechStarted(), []),
+        (900.0, ev.CallerSpeechStopped(), []),
+        (1000.0, ev.MarkReturned("0.1"), late),
+    ]
+    for now, event, actions in steps:
+        metrics.watch(plan(), now, event, actions)
+    assert value(metrics, "bridge_answer_seconds_count", agent="front-desk") is None
+
+
+def test_tokens_are_counted_by_their_kind() -> None:
+    metrics = Metrics()
+    a_call(metrics)
+    kinds = {"input": 10, "output": 20, "input_audio": 5, "output_audio": 15, "cached": 1}
+    assert {kind: value(metrics, "bridge_tokens_total", agent="front-desk", kind=kind) for kind in kinds} == kinds

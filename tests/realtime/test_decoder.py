@@ -15,6 +15,7 @@ from bridge.call import events as ev
 from bridge.realtime import dialect as words
 from bridge.realtime.decoder import Decoder
 from bridge.realtime.dialect import MADE_UP
+from bridge.realtime.memory import Recent, Repeats
 from bridge.realtime.profiles import builtin
 from tests.realtime.test_wire import WIRE
 
@@ -356,3 +357,50 @@ def test_two_hundred_thousand_mutated_events_raise_nothing_and_break_no_promise(
                         assert call_id not in requested
                         requested.add(call_id)
     assert len(seen) >= 15, seen  # the mutations leave enough alive to mean something
+
+
+def test_a_call_of_a_response_that_was_cut_off_is_not_run_by_what_comes_late() -> None:
+    facts = read(decoder(), CREATED, ARGUMENTS_DONE, done("cancelled"), call())
+    assert "ToolRequested" not in kinds(facts)
+
+
+def test_an_end_that_is_told_twice_of_a_response_nobody_named_is_one_end() -> None:
+    delta = {"type": "response.output_audio.delta", "delta": "AAAA"}
+    facts = read(decoder(), delta, done(), done())
+    assert kinds(facts).count("ResponseStarted") == kinds(facts).count("ResponseEnded") == 1
+
+
+def test_a_delta_without_an_id_is_never_of_a_response_outside_the_conversation() -> None:
+    aside = {"type": "response.created", "response": {"id": "aside", "conversation": "none"}}
+    delta = {"type": "response.output_audio.delta", "delta": "AAAA"}
+    facts = read(decoder(), aside, CREATED, done(), delta)
+    assert [fact.response_id for fact in facts if isinstance(fact, words.AudioDelta)] != ["aside"]
+
+
+def test_an_item_without_its_arguments_does_not_take_them_away() -> None:
+    told = {**ARGUMENTS_DONE, "arguments": '{"a":1}'}
+    (request,) = [
+        fact for fact in read(decoder(), CREATED, told, call(arguments="")) if isinstance(fact, ev.ToolRequested)
+    ]
+    assert request.arguments == '{"a":1}'
+
+
+def test_an_answer_ends_the_turn_of_a_caller_who_had_stopped() -> None:
+    stopped = {"type": "input_audio_buffer.speech_stopped", "item_id": "u"}
+    facts = read(decoder(), {"type": "input_audio_buffer.speech_started", "item_id": "u"}, stopped, CREATED)
+    assert kinds(facts) == ["CallerSpeechStarted", "CallerSpeechStopped", "CallerTurnEnded", "ResponseStarted"]
+
+
+def test_a_service_that_names_one_conversation_names_them_all() -> None:
+    nameless = {"type": "response.created", "response": {"id": "aside", "conversation_id": None}}
+    for before, outside in (([], False), ([CREATED, done()], True)):
+        started = read(decoder("localai"), *before, nameless)[-1]
+        assert (started.response_id, started.out_of_band) == ("aside", outside)
+
+
+def test_what_is_remembered_of_the_past_is_bounded() -> None:
+    past, repeats = Recent(), Repeats()
+    for number in range(1000):
+        past.add(str(number))
+        assert not repeats.again(f"e{number}", "x")
+    assert len(past._members) == len(repeats._ends) == 512 and "999" in past and "400" not in past

@@ -232,3 +232,47 @@ def test_nothing_is_written_after_the_end(path: Path) -> None:
     book.journal.close()
     book.journal.wait_closed()
     assert path.stat().st_size == size
+
+
+def _press(one: Journal, facts: int) -> None:
+    for _ in range(facts):
+        one.watch(0.0, ev.CallerPressed("1"), [])
+
+
+def test_a_disk_that_keeps_up_loses_nothing_of_a_long_call(path: Path) -> None:
+    one = Journal(path, THE_PLAN)
+    for _ in range(60):
+        _press(one, 50)
+        one._waiting[-1].result()
+    one.wait_closed()
+    assert one.lost == 0 and len(path.read_text().splitlines()) == 1 + 60 * 50
+
+
+def test_what_was_lost_stands_in_the_journal_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Journal(path, THE_PLAN)
+    monkeypatch.setattr(journal, "_MOST_BATCHES", 0)
+    _press(one, 50)
+    monkeypatch.setattr(journal, "_MOST_BATCHES", 40)
+    _press(one, 100)
+    one.wait_closed()
+    lost = [line for line in map(json.loads, path.read_text().splitlines()) if "lost" in line]
+    assert lost == [{"lost": 50}] and one.lost == 50
+
+
+def test_after_a_write_that_failed_nothing_more_is_written_but_how_much_is_missing(path: Path) -> None:
+    one = Journal(path, THE_PLAN)
+    one._waiting[-1].result()
+    file = one._file
+
+    class Full:
+        def write(self, data: bytes) -> None:
+            one._file = file  # there is room again, after a piece is missing
+            raise OSError("no space left")
+
+        def close(self) -> None:
+            file.close()
+
+    one._file = Full()  # type: ignore[assignment]
+    _press(one, 150)
+    one.wait_closed()
+    assert one.lost == 150 and path.read_text().splitlines()[1:] == ['{"lost":150}']

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable
 from pathlib import Path
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -22,6 +23,7 @@ from bridge.sim.carrier import Carrier
 from bridge.sim.leg import Leg
 from bridge.telephony.twilio import CAPABILITIES
 from bridge.web.service import Service
+from tests.call.test_snapshot import THE_PLAN
 
 BRAIN = Brain.from_dict(
     {"greeting": "Hello.", "intents": [{"name": "hours", "phrases": ["when are you open"], "answer": "At nine."}]},
@@ -121,3 +123,23 @@ def test_a_call_without_a_journal_goes_on(tmp_path: Path) -> None:
         assert journals.begin(plan) is None
         journals.end(plan.call_id)
     assert [entry["event"] for entry in told] == ["no_journal"]
+
+
+def test_the_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
+    Journals(tmp_path / "journals")
+    assert (tmp_path / "journals").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_journal_that_lost_facts_is_told_and_one_that_did_not_is_not(tmp_path: Path) -> None:
+    journals = Journals(tmp_path)
+    for call_id, lost in (("whole", 0), ("torn", 3)):
+        one = journals.begin(msgspec.structs.replace(THE_PLAN, call_id=call_id))
+        assert one is not None
+        one.lost = lost
+    with capture_logs() as logs:
+        journals.end("whole")
+        journals.end("torn")
+        journals.end("torn")
+        time.sleep(0.1)  # the writer's thread tells
+    assert [(entry["event"], entry["call_id"], entry["lost"]) for entry in logs] == [("journal_incomplete", "torn", 3)]
+    assert not journals._open

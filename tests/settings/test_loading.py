@@ -11,8 +11,10 @@ import pytest
 
 from bridge import settings
 from bridge.errors import ConfigError
+from bridge.settings import IncomingCall
 from bridge.settings.layers import variable_names
 from bridge.settings.service import Settings
+from bridge.telephony.twilio import CAPABILITIES
 from tests.settings.conftest import AGENT, Folder
 
 ROOT = Path(__file__).parents[2]
@@ -601,3 +603,47 @@ def test_a_number_nobody_can_be_called_by_is_refused(folder: Folder, number: str
 def test_a_number_or_a_pattern_as_the_carrier_writes_it_is_taken(folder: Folder, number: str) -> None:
     folder.write("numbers.yaml", f"'{number}': front-desk\n")
     assert dict(folder.load().numbers) == {number: "front-desk"}
+
+
+def test_the_key_of_every_service_is_a_secret(folder: Folder) -> None:
+    secrets = {
+        "realtime": {"profile": "openai", "api_key": "key-one"},
+        "services": {"spare": {"profile": "openai", "api_key": "key-two"}},
+        "twilio": {
+            "auth_token": "token-one",
+            "other_secrets": ["token-two"],
+            "api_key_sid": "SK1",
+            "api_key_secret": "key-three",
+        },
+    }
+    found = folder.load(given=secrets)
+    assert set(found.all_secrets()) == {"key-one", "key-two", "key-three", "token-one", "token-two"}
+
+
+def test_a_service_on_this_machine_needs_no_key_of_its_profiles(folder: Folder) -> None:
+    here = {"realtime": {"profile": "openai", "url": "ws://127.0.0.1:9/v1/realtime"}}
+    assert folder.load(given=here).realtime.url == "ws://127.0.0.1:9/v1/realtime"
+    with pytest.raises(ConfigError, match="api_key: missing"):
+        folder.load(given={"realtime": {"profile": "openai", "url": "wss://relay.example.test/v1/realtime"}})
+
+
+def test_the_rate_of_a_session_is_one_its_service_takes_and_gives(folder: Folder) -> None:
+    folder.write("profiles.yaml", "narrow: {like: localai, input_rates_hz: [24000, 16000], output_rates_hz: [16000]}\n")
+    found = folder.load(given={"realtime": {"profile": "narrow"}})
+    plan, _ = settings.Directory(found).plan(IncomingCall(CAPABILITIES, "CA1", "AC1", "+15550100", "+15550101"))
+    assert plan.session.model_rate_hz == 16_000
+
+
+def test_a_planted_key_is_found_even_when_its_own_group_does_not_hold(folder: Folder) -> None:
+    folder.write("agents/leaky.yaml", AGENT + f"greeting: {SECRET}\n")
+    said = folder.mistakes({"BRIDGE_TWILIO__AUTH_TOKEN": SECRET, "BRIDGE_TWILIO__ACCOUNT_SID": "x"})
+    assert any("looks like a key" in line for line in said) and SECRET not in str(said)
+
+
+def test_the_folders_named_in_the_environment_win_over_dotenvs(folder: Folder, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "realtime__api_key").write_text(f"key-{name}")
+    (tmp_path / ".env").write_text(f"BRIDGE_SECRETS={tmp_path}/two\n")
+    found = folder.load({"BRIDGE_SECRETS": f"{tmp_path}/one"}, dotenv=tmp_path / ".env")
+    assert found.realtime.api_key.get_secret_value() == "key-one"

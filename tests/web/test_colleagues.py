@@ -183,3 +183,46 @@ async def test_garbage_closes_that_talk_and_nothing_else(
 async def test_a_token_names_the_worker_that_made_it(tmp_path: Path, token: str, worker: int | None) -> None:
     lay_out(tmp_path / "places", 2)
     assert Colleagues(tmp_path, worker=0, workers=2, max_calls=1).worker_of(token) == worker
+
+
+async def test_of_many_workers_every_one_is_told_and_every_one_is_asked(tmp_path: Path) -> None:
+    lay_out(tmp_path / "places", 4)
+    workers = [Colleagues(tmp_path, worker=worker, workers=4, max_calls=10) for worker in range(4)]
+    offices = [FakeOffice(str(worker)) for worker in range(4)]
+    for worker, office in zip(workers, offices, strict=True):
+        await worker.start(office)
+    try:
+        await workers[0].ended("CA1", "completed")
+        assert [office.told for office in offices] == [[]] + [[("CA1", "completed")]] * 3
+        for knows in range(1, 4):  # whichever it belongs to
+            offices[knows].documents["CA2"] = f"{knows}"
+            assert await workers[0].resumed("CA2") == f"{knows}"
+            del offices[knows].documents["CA2"]
+    finally:
+        for worker in workers:
+            await worker.stop()
+
+
+@pytest.mark.parametrize(("payload", "lacks"), [(b"", 0), (b"\xc1garbage", 0), (b"breaks off", 5)])
+async def test_a_connection_that_came_with_garbage_is_closed(tmp_path: Path, payload: bytes, lacks: int) -> None:
+    async with pair(tmp_path):
+        ours, theirs = sockets.socketpair()
+        with ours, sockets.socket(sockets.AF_UNIX) as talk:
+            talk.connect(str(tmp_path / "1.socket"))
+            sockets.send_fds(talk, [(len(payload) + lacks).to_bytes(4, "big")], [theirs.fileno()])
+            theirs.close()
+            talk.sendall(payload)
+            talk.shutdown(sockets.SHUT_WR)
+            ours.setblocking(False)
+            async with asyncio.timeout(1):
+                assert await asyncio.get_running_loop().sock_recv(ours, 1) == b""
+
+
+async def test_a_message_of_a_length_no_colleague_sends_is_not_waited_for(tmp_path: Path) -> None:
+    async with pair(tmp_path):
+        with sockets.socket(sockets.AF_UNIX) as talk:
+            talk.connect(str(tmp_path / "1.socket"))
+            talk.setblocking(False)
+            talk.send(b"\xff\xff\xff\xff")
+            async with asyncio.timeout(0.5):
+                assert await asyncio.get_running_loop().sock_recv(talk, 1) == b""

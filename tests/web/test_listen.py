@@ -205,3 +205,15 @@ def test_an_interpreter_without_assertions_is_refused() -> None:
     )
     said = subprocess.run([sys.executable, "-O", "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert said.returncode != 0 and "Python runs with -O" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "head", ["GET /healthz?{} HTTP/1.1\r\nHost: x\r\n\r\n", "GET /healthz HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n"]
+)
+async def test_a_line_of_more_than_8_kib_is_refused(start: Start, head: str) -> None:
+    service = await start()
+    for length, status in ((8000, b"200"), (9000, b"400")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.listener.port)
+        writer.write(head.format("a" * length).encode())
+        assert (await asyncio.wait_for(reader.readline(), 5)).split()[1] == status
+        writer.close()

@@ -23,6 +23,7 @@ from bridge.errors import EndReason
 from bridge.live.driver import Driver
 from bridge.live.places import Places
 from bridge.live.switchboard import Expected, Switchboard
+from bridge.live.websocket import CallSocket
 from bridge.settings import Directory
 from bridge.telephony.signature import SIGNATURE, sign
 from bridge.web import media as media_door
@@ -591,3 +592,44 @@ async def test_sockets_leave_no_file_and_no_task_behind(opened: Open) -> None:
     one.open.clear()
     await one.until(lambda: len(os.listdir("/proc/self/fd")) <= files and len(asyncio.all_tasks()) <= tasks)
     assert not one.door._waiting and not one.door.streams
+
+
+async def test_an_upgrade_that_breaks_gives_its_place_back(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(self: Any, request: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr("bridge.web.media._Upgrade.prepare", broken)
+    one = await opened()
+    with pytest.raises(InvalidStatus):
+        await one.knock()
+    assert not one.door._waiting
+
+
+async def test_sockets_without_a_start_are_capped_in_all_and_signed_ones_do_not_count(opened: Open) -> None:
+    one = await opened(pre_start=3, pre_start_per_ip=10)
+    for _ in range(3):
+        await one.knock(headers={SIGNATURE: sign(TOKEN, SIGNED_URL, ())})
+    for _ in range(3):
+        await one.knock()
+    with pytest.raises(InvalidStatus) as refused:
+        await one.knock()
+    assert refused.value.response.status_code == 503
+
+
+async def test_a_stream_of_another_rate_than_was_agreed_on_is_closed_with_1008(opened: Open) -> None:
+    one = await opened()
+    wide = {"encoding": "audio/x-mulaw", "sampleRate": 16000, "channels": 1}
+    assert await closed(await one.stream(one.token(), mediaFormat=wide)) == 1008
+    assert one.driver().call.state.stream_id == ""
+
+
+async def test_a_stream_that_has_proven_itself_is_pinged_from_then_on(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, float]] = []
+    monkeypatch.setattr(CallSocket, "keep_alive", lambda self, *, every_s, within_s: asked.append((every_s, within_s)))
+    one = await opened()
+    await one.knock()
+    await one.stream(one.token())
+    await one.until(lambda: asked)
+    assert asked == [(10.0, 5.0)]

@@ -18,15 +18,18 @@ from typing import Any
 import aiohttp
 import pytest
 import uvloop
+from websockets.asyncio.client import connect
 
 from bridge import settings
 from bridge.call import actions as do
 from bridge.errors import ConfigError, EndReason
 from bridge.localmodel.speech import PackagedVoice
+from bridge.records.journals import Journals
 from bridge.rehearsal.stage import Stage
 from bridge.sim import voices
 from bridge.tools.toolbox import CallInfo, Toolbox
 from bridge.web.service import Service, signalled
+from tests.live.calls import settle
 from tests.live.houses import house, incoming
 from tests.live.services import Service as ModelService
 from tests.live.test_driver import on_virtual_time
@@ -362,3 +365,74 @@ def _children(pid: int) -> list[int]:
         if int(fields[1]) == pid:
             found.append(int(stat.parent.name))
     return found
+
+
+async def test_a_start_that_fails_late_stops_what_was_started(
+    tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class Child:
+        def __init__(self, arguments: Any) -> None: ...
+
+        async def start(self, port: int) -> str:
+            done.append("start")
+            return "ws://127.0.0.1:1/v1/realtime"
+
+        async def stop(self) -> None:
+            done.append("stop")
+
+    monkeypatch.setattr("bridge.web.service.Companion", Child)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", unused_tcp_port))
+        taken.listen()
+        here = {"port": unused_tcp_port, "host": "127.0.0.1", "realtime": {"profile": "local"}}
+        with pytest.raises(OSError):
+            await Service(house(tmp_path / "config", **here)).start()
+    assert done == ["start", "stop"]
+
+
+async def test_a_call_that_is_over_is_forgotten_by_metrics_and_journals(tmp_path: Path) -> None:
+    journals = Journals(tmp_path / "journals")
+    service = Service(house(tmp_path / "config"), dial=ModelService(talks=True).dial, journals=journals)
+    service.switchboard.expect(incoming())
+    await settle()
+    driver = service.switchboard.find("CA1")
+    assert driver is not None and journals._open
+    driver.end(EndReason.BUG)  # without a word of the core's
+    await service.stop(grace_s=0)
+    assert not journals._open
+    assert b'bridge_calls_ended_total{agent="alpha",reason="bug"} 1.0' in service.metrics.text()
+
+
+async def test_the_limits_are_those_of_the_settings(tmp_path: Path) -> None:
+    limits = {"token_s": 7.0, "start_s": 0.1, "pre_start": 3, "pre_start_per_ip": 2, "max_calls": 5}
+    service = Service(house(tmp_path / "config", host="127.0.0.1", limits=limits))
+    await service.start()
+    door, board = service._door, service.switchboard
+    assert door is not None
+    assert (board._token_s, board._places.most) == (7.0, 5)
+    assert (door.start_s, door._most, door._most_per_ip) == (0.1, 3, 2)
+    await service.stop(grace_s=0)
+
+
+async def test_who_has_not_said_who_they_are_is_sent_away_when_the_house_closes(tmp_path: Path) -> None:
+    service = Service(house(tmp_path / "config", host="127.0.0.1"))
+    await service.start()
+    async with connect(f"ws://127.0.0.1:{service.port}/twilio/media", proxy=None) as stream:
+        await service.stop(grace_s=0)
+        await stream.wait_closed()
+        assert stream.close_code == 1001
+
+
+async def test_the_way_to_the_carrier_is_closed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[object] = []
+
+    async def close(self: object) -> None:
+        closed.append(self)
+
+    monkeypatch.setattr("bridge.web.service.RestClient.close", close)
+    service = Service(house(tmp_path / "config", host="127.0.0.1"))
+    await service.start()
+    await service.stop(grace_s=0)
+    assert closed == [service._rest]

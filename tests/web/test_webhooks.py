@@ -264,3 +264,27 @@ async def test_of_many_mutated_forms_none_is_taken_for_a_call(service: Service) 
             fields[name] += chance.choice(["0", " ", "\x00", "é", "&From=x"])
         assert (await service.post("/twilio/voice", fields, signature=right))[0] == 403
     assert not service.switchboard.expected
+
+
+async def test_a_public_service_without_a_token_believes_nobody_not_even_this_machine(start: Start) -> None:
+    service = await start({"BRIDGE_PUBLIC_URL": PUBLIC})
+    for host in (None, "localhost"):
+        headers = {} if host is None else {"Host": host}
+        assert (await service.post("/twilio/voice", signature="", headers=headers))[0] == 403
+    assert not service.switchboard.expected
+
+
+async def test_a_call_that_is_given_no_other_stream_goes_where_it_was_to_be_transferred_to(service: Service) -> None:
+    board = service.switchboard
+
+    def refuse(carrier_call_id: str) -> None:
+        board.targets[carrier_call_id] = "+15550199"
+
+    board.resume = refuse  # type: ignore[method-assign,assignment]
+    _, text = await service.post("/twilio/resume")
+    assert verbs(text) == ["Dial", "Hangup"]
+
+
+async def test_what_a_call_is_told_of_its_caller_has_an_end(service: Service) -> None:
+    await service.post("/twilio/voice", {**CALL, "CallerName": "A" * 5000})
+    assert service.switchboard.expected[0].variables == {"CallerName": "A" * 256}
