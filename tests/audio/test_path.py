@@ -242,3 +242,22 @@ def test_two_calls_do_not_hear_each_other():
     a, b = CallerToModel(MULAW_8K, PCM16_24K), CallerToModel(MULAW_8K, PCM16_24K)
     mixed = [(a.push(one[i : i + 160]), b.push(two[i : i + 97])) for i in range(0, 4000, 160)]
     assert b"".join(x for x, _ in mixed) == CallerToModel(MULAW_8K, PCM16_24K).push(one)
+
+
+def test_what_is_faded_out_does_not_depend_on_how_it_was_cut_up() -> None:
+    sound = bytes(range(256)) * 10
+    ends = []
+    for size in (len(sound), 6):
+        path = ModelToCaller(AudioFormat("pcm16", 8000), AudioFormat("mulaw", 8000))
+        for at in range(0, len(sound), size):
+            path.push(sound[at : at + size])
+        ends.append(path.fade_out())
+    assert ends[0] == ends[1] and len(ends[0]) == 40
+
+
+def test_half_a_sample_is_forgotten_by_a_reset_between_formats_of_one_rate() -> None:
+    path = CallerToModel(AudioFormat("pcm16", 8000), AudioFormat("mulaw", 8000))
+    whole = path.push(b"\x01\x20" * 80)
+    path.push(b"\x01")
+    path.reset()
+    assert path.push(b"\x01\x20" * 80) == whole

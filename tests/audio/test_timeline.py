@@ -186,3 +186,20 @@ def test_no_stamps_can_break_it_and_every_frame_is_given_or_counted(frames, in_o
     dropped = timeline.late + timeline.duplicate
     assert sum(size for _, size in frames) - 400 * dropped <= given_out + len(frames)
     assert given_out <= sum(size for _, size in frames)
+
+
+def test_a_pause_of_the_network_leaves_no_credit_where_the_clock_jitters_either():
+    timeline = ordered()
+    timeline.push(0, frame(0))
+    timeline.credit(1000)
+    assert timeline.push(21, frame(1)) == frame(1)
+    assert timeline.push(140, frame(7)) == QUIET * 800 + frame(7)
+
+
+def test_two_late_frames_with_a_frame_in_time_between_them_are_no_new_clock():
+    timeline = ordered()
+    assert play(timeline, *((20 * n, frame(n)) for n in range(5) if n not in (1, 2))) != b""
+    assert timeline.push(20, frame(1)) == b""
+    assert timeline.push(100, frame(5)) == frame(5)
+    assert timeline.push(40, frame(2)) == b""
+    assert timeline.late == 2

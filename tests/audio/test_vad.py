@@ -145,3 +145,22 @@ def test_the_floor_follows_a_surrounding_that_becomes_louder():
 
 def test_digital_silence_is_no_speech():
     assert make_detector(24000).push(bytes(2 * 24000 * 3)) == []
+
+
+def test_a_prefix_does_not_reach_back_beyond_a_reset():
+    detector = told(prefix_ms=300)
+    detector.push(frames(*[0] * 20))
+    detector.reset()
+    assert detector.push(frames(*[0.9] * 3)) == [SpeechChange("started", 200)]
+
+
+def test_speech_stops_when_the_silence_was_long_enough_and_not_at_the_next_frame():
+    heard = told(silence_ms=45).push(frames(*[0.9] * 10, *[0] * 10))
+    assert heard[-1] == SpeechChange("stopped", 145)
+
+
+def test_a_reset_is_for_the_gauge_as_well():
+    detector, resets = told(), []
+    detector._gauge.reset = lambda: resets.append(True)
+    detector.reset()
+    assert resets == [True]

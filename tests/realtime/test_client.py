@@ -1167,3 +1167,17 @@ async def test_a_quiet_service_that_hangs_up_on_quiet_clients_is_kept_awake() ->
 
 async def test_the_key_is_not_in_the_clients_repr() -> None:
     assert "sk-secret" not in repr(RealtimeClient(api_key="sk-secret"))
+
+
+async def test_what_an_earlier_session_complained_of_does_not_explain_the_end_of_the_next() -> None:
+    async with talking() as (client, service):
+        await service.say({"type": "error", "error": {"code": "invalid_value", "message": "no"}})
+        await client.wait_for_next("error", 5)
+        await client.disconnect()
+        service.connected.clear()
+        await client.connect()
+        await asyncio.wait_for(service.connected.wait(), 5)
+        service.break_off()
+        with pytest.raises(RealtimeError) as caught:
+            await client.wait_for_session_created()
+        assert caught.value.code == "connection_lost"

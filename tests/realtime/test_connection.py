@@ -568,3 +568,19 @@ def test_an_address_that_cannot_be_read_is_named_without_its_query() -> None:
 def test_plain_text_to_another_machine_needs_an_explicit_word() -> None:
     with pytest.raises(UsageError, match="unencrypted"):
         connect(url="ws://192.0.2.1/v1/realtime", api_key=KEY)
+
+
+async def test_a_key_that_looks_like_nothing_in_particular_is_not_shown_either() -> None:
+    key = "0123456789abcdef0123456789abcdef"  # an Azure resource's
+    async with running() as service:
+        async with await connect(url=service.url, api_key=key) as connection:
+            await service.say({"type": "error", "error": {"code": "invalid_api_key", "message": f"bad key {key}"}})
+            with pytest.raises(RealtimeError, match=r"bad key \[key\]"):
+                await connection.receive()
+            await service.hang_up(1008, f"bad key {key}")
+            with pytest.raises(RealtimeError):
+                await connection.receive()
+            assert connection.close_reason == "bad key [key]"
+        service.refuse = refusal(401, body=json.dumps({"error": {"code": "invalid_api_key", "message": f"key {key}"}}))
+        with pytest.raises(RealtimeError, match=r"key \[key\]"):
+            await connect(url=service.url, api_key=key)
