@@ -16,6 +16,7 @@ from bridge.call import actions as do
 from bridge.call.plan import SessionPlan, ToolSpec, TurnDetection
 from bridge.realtime.dialect import Dialect, code_of_status, frame
 from bridge.realtime.profiles import builtin
+from bridge.realtime.session import from_plan, read_format
 
 FULL = SessionPlan(
     instructions="You are Ada. Ä 😀",
@@ -250,3 +251,30 @@ def test_error_codes_have_their_cures(profile: str, code: str, message: str, cur
 def test_a_request_that_is_not_for_a_model_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="HangUp"):
         dialect().encode(do.HangUp())
+
+
+def test_what_a_profile_says_of_an_error_counts_more_than_what_it_means_elsewhere() -> None:
+    profile = msgspec.structs.replace(builtin()["openai"], errors={"rate_limit_exceeded": "fatal"})
+    assert profile.dialect().cure("rate_limit_exceeded") == "fatal"
+
+
+def test_a_rate_nobody_can_mean_is_none() -> None:
+    for rate in (0, -8000, 10**9, 24000.0, True):
+        assert read_format({"type": "audio/pcm", "rate": rate}) == ("pcm16", None), rate
+        assert read_format({"type": "audio/pcmu", "rate": rate}) == ("mulaw", 8000), rate
+
+
+def test_a_temperature_of_zero_is_one() -> None:
+    assert from_plan(SessionPlan(temperature=0.0), builtin()["openai"])["temperature"] == 0.0
+
+
+def test_interrupting_and_answering_are_two_things() -> None:
+    for interrupts, answers in ((True, False), (False, True)):
+        profile = msgspec.structs.replace(builtin()["openai"], model_interrupts=interrupts, model_answers=answers)
+        detection = from_plan(SessionPlan(turn_detection=TurnDetection()), profile)["turn_detection"]
+        assert (detection["interrupt_response"], detection["create_response"]) == (interrupts, answers)
+
+
+def test_nothing_is_cut_before_its_beginning() -> None:
+    (cut,) = builtin()["openai"].dialect().encode(do.TruncateItem("i", 0, -20))
+    assert msgspec.json.decode(cut)["audio_end_ms"] == 0

@@ -76,3 +76,12 @@ async def test_a_listener_that_raises_is_logged_and_every_other_one_is_called(fa
     assert heard == ["boom", "boom"]
     assert await waiting == "boom"
     assert [(line["event"], line["on"]) for line in logs] == [("realtime.listener_failed", "a")] * 2
+
+
+async def test_nothing_is_kept_of_a_wait_that_is_over() -> None:
+    emitter = Emitter()
+    assert await emitter.wait_for_next("a", 0.0) is None
+    waiting = asyncio.ensure_future(emitter.wait_for_next("a"))
+    await asyncio.sleep(0)
+    emitter.dispatch("a", 1)
+    assert await waiting == 1 and not emitter._waits and not emitter._next.get("a")

@@ -463,3 +463,18 @@ def _lives(pid: int) -> bool:
 async def _drains(client: aiohttp.ClientSession, url: str) -> bool:
     async with client.get(f"{url}/readyz") as answer:
         return "draining" in await answer.text()
+
+
+async def test_a_worker_keeps_every_secret_out_of_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Told(Exception):
+        pass
+
+    def configure(settings: object, *, secrets: tuple[str, ...]) -> None:
+        raise Told(*secrets)
+
+    monkeypatch.setattr("bridge.web.workers.logs.configure", configure)
+    found = load({"BRIDGE_TWILIO__AUTH_TOKEN": "token-canary", "BRIDGE_REALTIME__API_KEY": "key-canary"})
+    given = workers.Assignment(0, 1, tmp_path, 0, "", "", None, found)
+    with pytest.raises(Told) as told:
+        await workers.work(given)
+    assert set(told.value.args) == {"token-canary", "key-canary"}
