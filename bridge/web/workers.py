@@ -282,10 +282,10 @@ def assignment() -> Assignment:
 async def work(given: Assignment) -> None:
     """A worker's whole life."""
     settings = given.settings
-    told = os.dup(sys.stdout.fileno())  # the parent reads one line of it
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what tools print when they are imported is none
     logs.configure(settings.log, secrets=settings.all_secrets())
     structlog.contextvars.bind_contextvars(worker=given.worker)
+    told = os.dup(sys.stdout.fileno())  # the parent reads one line of it
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what tools print when they are imported is none
     colleagues = Colleagues(
         given.folder, worker=given.worker, workers=given.workers, max_calls=settings.limits.max_calls
     )
