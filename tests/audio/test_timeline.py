@@ -203,3 +203,18 @@ def test_two_late_frames_with_a_frame_in_time_between_them_are_no_new_clock():
     assert timeline.push(100, frame(5)) == frame(5)
     assert timeline.push(40, frame(2)) == b""
     assert timeline.late == 2
+
+
+def test_a_clock_that_begins_anew_at_stamps_that_were_just_heard_is_a_new_clock():
+    timeline = ordered()
+    play(timeline, *((20 * n, frame(n)) for n in range(60)))
+    assert timeline.push(0, frame(1)) == frame(1)
+    assert timeline.push(20, frame(2)) == frame(2) and timeline.duplicate == 0
+
+
+def test_late_frames_in_a_row_are_late_where_order_is_not_guaranteed():
+    timeline = unordered()
+    play(timeline, (0, frame(0)), *((20 * n, frame(n)) for n in range(3, 9)))
+    late = timeline.late
+    assert timeline.push(20, frame(1)) == timeline.push(40, frame(2)) == b""
+    assert timeline.late == late + 2

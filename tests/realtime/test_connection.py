@@ -584,3 +584,15 @@ async def test_a_key_that_looks_like_nothing_in_particular_is_not_shown_either()
         service.refuse = refusal(401, body=json.dumps({"error": {"code": "invalid_api_key", "message": f"key {key}"}}))
         with pytest.raises(RealtimeError, match=r"key \[key\]"):
             await connect(url=service.url, api_key=key)
+
+
+async def test_a_service_that_goes_away_in_order_ends_an_iteration_in_order_and_tells_it_once() -> None:
+    async with running() as service:
+        connection = await join(service)
+        ends: list[Any] = []
+        connection.on("close", lambda code, reason: ends.append(code))
+        await service.hang_up(1001, "going away")
+        assert [message async for message in connection] == []
+        await connection.close()
+        await connection.close()
+        assert ends == [1001]

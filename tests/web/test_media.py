@@ -633,3 +633,54 @@ async def test_a_stream_that_has_proven_itself_is_pinged_from_then_on(
     await one.stream(one.token())
     await one.until(lambda: asked)
     assert asked == [(10.0, 5.0)]
+
+
+class Elsewhere:
+    """Colleagues one of whom has every call, and who take a stream when they are let."""
+
+    def __init__(self) -> None:
+        self.given: list[bytes] = []
+        self.let = asyncio.Event()
+
+    def worker_of(self, token: str) -> int | None:
+        return 1
+
+    async def hand_over(self, worker: int, descriptor: int, *, ip: str, said: bytes) -> bool:
+        self.given.append(said)
+        await self.let.wait()
+        return True
+
+
+async def test_a_stream_that_is_handed_over_takes_all_it_said_along_and_is_read_here_no_more(opened: Open) -> None:
+    elsewhere = Elsewhere()
+    one = await opened(colleagues=elsewhere)
+    reader, writer = await asyncio.open_connection("127.0.0.1", one.listener.port)
+    writer.write(
+        f"GET {PATH} HTTP/1.1\r\nHost: bridge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+    said = b"".join(frame(text.encode()) for text in (CONNECTED, start("1.token"), media(0), media(1)))
+    writer.write(said)
+    await one.until(lambda: elsewhere.given)
+    (stream,) = one.door.streams
+    assert elsewhere.given == [said]
+    assert not one.door._waiting, "it waits for nothing here any more"
+    assert not stream._transport.is_reading(), "what follows is for the other worker"
+    elsewhere.let.set()
+    assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b"", "nothing is said on the wire here"
+    writer.close()
+
+
+async def test_a_stream_that_cannot_be_adopted_gives_its_place_back(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
+        raise OSError("bad file descriptor")
+
+    one = await opened()
+    ours, theirs = sockets.socketpair()
+    monkeypatch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", broken)
+    with ours:
+        await one.door.adopt(theirs, "10.0.0.1", b"")
+        assert not one.door._waiting and theirs.fileno() == -1

@@ -28,7 +28,7 @@ from bridge.records.journals import Journals
 from bridge.rehearsal.stage import Stage
 from bridge.sim import voices
 from bridge.tools.toolbox import CallInfo, Toolbox
-from bridge.web.service import Service, signalled
+from bridge.web.service import Service, account_of, signalled
 from tests.live.calls import settle
 from tests.live.houses import house, incoming
 from tests.live.services import Service as ModelService
@@ -436,3 +436,11 @@ async def test_the_way_to_the_carrier_is_closed_at_the_end(tmp_path: Path, monke
     await service.start()
     await service.stop(grace_s=0)
     assert closed == [service._rest]
+
+
+def test_an_api_key_is_asked_with_in_place_of_the_token(tmp_path: Path) -> None:
+    twilio = {"account_sid": "AC1", "auth_token": "token", "api_key_sid": "SK1", "api_key_secret": "secret"}
+    account = account_of(house(tmp_path / "config", twilio=twilio))
+    assert account is not None and (account.account_sid, account.user, account.password) == ("AC1", "SK1", "secret")
+    account = account_of(house(tmp_path / "other", twilio={"account_sid": "AC1", "auth_token": "token"}))
+    assert account is not None and (account.user, account.password) == ("AC1", "token")
