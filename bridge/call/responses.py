@@ -166,7 +166,9 @@ def _brought_nothing(desk: Desk, event: ev.ResponseEnded) -> bool:
         return False
     if event.status == "completed" and not desk.turns.worded:
         return desk.state.ending is None and not desk.turns.expecting  # nothing at all
-    return event.status != "cancelled"
+    if event.status == "cancelled":  # by the service: for the caller's sake, who is answered anyway, or for no reason
+        return not (desk.turns.caller_speaking or desk.turns.expecting or desk.turns.wish)
+    return True
 
 
 def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
@@ -184,7 +186,8 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
     if nothing_at_all and wish.why in _NOBODY_WAITS_FOR:  # asked twice, it has nothing to say
         state.failures = 0
         return
-    if (nothing_at_all and wish.why != "greeting") or (event.cure == "" and event.status == "incomplete"):
+    left_off = event.cure == "" and event.status in ("incomplete", "cancelled")
+    if (nothing_at_all and wish.why != "greeting") or left_off:
         # Another session would say as little.
         _say_it_again(desk)
         return

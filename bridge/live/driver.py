@@ -11,7 +11,7 @@ Law: an exception anywhere in a call's own code ends this call with `EndReason.B
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
@@ -28,6 +28,7 @@ log = structlog.get_logger()
 Watcher = Callable[[float, ev.Event, Sequence[do.Action]], None]
 Work = Callable[[], Coroutine[Any, Any, None]]
 _CLOSING_S: Final = 2.0
+_MOST_NOTES: Final = 20  # of one kind in the log of a call; from then on each time their number has doubled
 _HAIR_MS: Final = 0.5  # the alarm is set this much late: one that rings early, by rounding, would ring again at once
 
 
@@ -79,6 +80,7 @@ class Driver:
         self._frame_watchers: Sequence[Watcher] = ()
         self._inbox: deque[ev.Event] = deque()
         self._handling = False
+        self._noted: Counter[str] = Counter()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
         self._tools: dict[str, asyncio.Task[None]] = {}  # those the core may still abandon
@@ -266,7 +268,12 @@ class Driver:
         self.spawn(lambda: self._outside.transfer(self, action.target), "transfer")
 
     def _note(self, action: do.Note) -> None:
-        log.info(action.what, call_id=self.plan.call_id, detail=action.detail)
+        self._noted[action.what] += 1
+        times = self._noted[action.what]
+        if times <= _MOST_NOTES:
+            log.info(action.what, call_id=self.plan.call_id, detail=action.detail)
+        elif times.bit_count() == 1:  # a peer decides how often it complains
+            log.info(action.what, call_id=self.plan.call_id, detail=action.detail, times=times)
 
     def _end(self, action: do.EndCall) -> None:
         self.end(action.reason)

@@ -16,6 +16,7 @@ from bridge.audio.formats import AudioFormat
 from bridge.audio.timeline import CallerTimeline
 from bridge.call import actions as do
 from bridge.call import events as ev
+from bridge.live.allowance import BURST, Allowance
 from bridge.live.bystander import Bystander
 from bridge.live.driver import Driver
 from bridge.telephony import twilio
@@ -25,7 +26,6 @@ log = structlog.get_logger()
 _CROWDED_BYTES: Final = 8192  # the network takes no more for now: half a second of audio in base64
 _STALLED_BYTES: Final = 49_152  # four and a half seconds of audio
 _RETRY_S: Final = 0.02
-_BURST: Final = 128  # messages looked at together
 _MOST_PER_S: Final = 400  # a stream brings 50 frames and some marks
 _MOST_AT_FIRST: Final = 640
 _MOST_AT_ONCE: Final = 3000  # a minute of frames, kept for us while we, or the network, stood still
@@ -65,8 +65,9 @@ class PhoneLeg:
         self._media: list[bytes] = []  # audio and marks, which a clear makes void
         self._retry: asyncio.TimerHandle | None = None
         self._messages = 0
-        self._looked_at = self._loop.time()
-        self._may_bring = float(_MOST_AT_FIRST)  # messages; more with the time
+        self._allowance = Allowance(
+            self._loop.time(), per_s=_MOST_PER_S, at_first=_MOST_AT_FIRST, at_once=_MOST_AT_ONCE
+        )
         self._closed = False
         self.foreign = 0  # messages of another stream or track
         self.malformed = 0
@@ -80,8 +81,8 @@ class PhoneLeg:
             return
         try:
             self._messages += 1
-            if self._messages % _BURST == 0:
-                self._look_at_rate()
+            if self._messages % BURST == 0 and self._allowance.overdrawn(self._loop.time()):
+                self._misbehaved("too many messages")
             message = self._decode(payload) if is_text else twilio.Malformed("binary")
             if type(message) is not twilio.Media:
                 self._other(message)
@@ -113,13 +114,6 @@ class PhoneLeg:
                     log.warning("media_message_malformed", call_id=driver.plan.call_id, what=what)
             case _:
                 self.foreign += 1
-
-    def _look_at_rate(self) -> None:
-        now = self._loop.time()
-        earned = self._may_bring + (now - self._looked_at) * _MOST_PER_S
-        self._may_bring, self._looked_at = min(earned, _MOST_AT_ONCE) - _BURST, now
-        if self._may_bring < 0:
-            self._misbehaved("too many messages")
 
     def _misbehaved(self, what: str) -> None:
         self._driver.deliver(ev.CarrierMisbehaved(what))

@@ -21,6 +21,7 @@ from bridge.audio.path import CallerToModel, ModelToCaller
 from bridge.call import actions as do
 from bridge.call import events as ev
 from bridge.errors import RealtimeError, UsageError
+from bridge.live.allowance import BURST, Allowance
 from bridge.live.circuit import Circuits
 from bridge.live.dialling import Dial, Line, ModelSocket, race
 from bridge.live.driver import Driver
@@ -38,6 +39,8 @@ _BUSY_S: Final = 1.0  # before a service is asked again that has too much to do 
 _GREETING_S: Final = 3.0  # an open socket whose service says nothing for this long is tried anew
 _CONFIRM_S: Final = 2.0  # a service that does not confirm its configuration is taken at its word after this
 _STALLED_BYTES: Final = 1 << 20
+_MOST_PER_S: Final = 1000  # messages; two minutes of speech in deltas of 20 ms, with their words, are 12,000
+_MOST_AT_ONCE: Final = 12_000
 _NOT_WELCOME: Final = frozenset({3000, 3003})  # close codes Unauthorized and Forbidden (IANA's registry for RFC 6455)
 
 
@@ -65,7 +68,7 @@ class Session:
         self._target = target
         self._dialect = target.dialect()
         self._binary_audio = target.profile.binary_audio
-        self._decoder = self._dialect.decoder()
+        self._decoder = self._dialect.decoder(secret=target.api_key)
         self._loop = asyncio.get_running_loop()
         self._socket: ModelSocket | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -81,6 +84,8 @@ class Session:
         self._together = leg.together
         self._waits = False  # audio of this session, with that of others
         self._heard_at = self._loop.time()
+        self._messages = 0
+        self._allowance = Allowance(self._heard_at, per_s=_MOST_PER_S, at_first=_MOST_AT_ONCE, at_once=_MOST_AT_ONCE)
         self.up: CallerToModel | None = None
         self.down: ModelToCaller | None = None
         self.unknown = 0  # frames that meant nothing to us
@@ -118,6 +123,10 @@ class Session:
         if self._closed:
             return
         self._heard_at = self._loop.time()
+        self._messages += 1
+        if self._messages % BURST == 0 and self._allowance.overdrawn(self._heard_at):
+            self._lost(RealtimeError("the service sends too many messages", code="connection_lost"))
+            return
         try:
             for fact in self._decoder.decode(payload) if is_text else self._decoder.decode_binary(payload):
                 self._take(fact)

@@ -34,7 +34,7 @@ from bridge.realtime.envelope import read_error
 from bridge.realtime.input_audio import InputAudio
 from bridge.realtime.memory import Conversations
 from bridge.realtime.profiles import Profile
-from bridge.realtime.session import from_fields
+from bridge.realtime.session import Encoding, from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt
 from bridge.realtime.wire import table, wire_id
 
@@ -167,8 +167,8 @@ class RealtimeClient(Emitter):
         """Change the given fields and send the whole configuration if connected.
 
         Fields may be named as in the beta (flat) or as in GA (`audio={...}`); the service gets its own shape. Tools
-        given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, an unknown format,
-        another format once the session has had audio, or what JSON cannot say; then nothing has changed.
+        given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, a format that is none of
+        the profile's, another format once the session has had audio, or what JSON cannot say; then nothing has changed.
         """
         if "tools" in fields:
             tools = given.tables("tools", fields["tools"], '{"name": ..., "description": ..., "parameters": {...}}')
@@ -183,7 +183,11 @@ class RealtimeClient(Emitter):
         changed = from_fields(fields)
         for side in ("input", "output"):
             encoding, rate_hz = now = self.session[f"{side}_format"]
-            if changed.get(f"{side}_format", now) != now and self._has_had_audio():
+            wanted = changed.get(f"{side}_format", now)
+            if wanted == now:
+                continue
+            self._require_format(side, *wanted)
+            if self._has_had_audio():
                 raise UsageError(
                     f"{side}_audio_format: the session has had audio, and keeps its format ({encoding}, {rate_hz} Hz);"
                     " disconnect, change it, and connect again"
@@ -191,6 +195,19 @@ class RealtimeClient(Emitter):
         self.session |= changed
         if self.is_connected:
             await self._send_session()
+
+    def _require_format(self, side: str, encoding: Encoding, rate_hz: int) -> None:
+        """All reckoning here, of milliseconds and of what was heard, is in the format that is asked for."""
+        profile = self.realtime.target.profile
+        rates_hz = profile.input_rates_hz if side == "input" else profile.output_rates_hz
+        if encoding not in profile.encodings:
+            raise UsageError(
+                f"{side}_audio_format: {profile.name} takes {', '.join(profile.encodings)}, not {encoding}"
+            )
+        possible = rates_hz if encoding == "pcm16" else (8000,)
+        if rate_hz not in possible:
+            rates = " or ".join(map(str, possible))
+            raise UsageError(f"{side}_audio_format: {encoding} has {rates} Hz at {profile.name}, not {rate_hz}")
 
     async def add_tool(self, definition: Mapping[str, Any], run: Callable[..., Any]) -> Tool:
         """Offer a tool to the model; `run` (plain or async) is called with its arguments as one dict.
@@ -384,7 +401,7 @@ class RealtimeClient(Emitter):
 
     def _error(self, event: dict[str, Any]) -> None:
         code, message, param, request_id = read_error(event)
-        if code == "conversation_already_has_active_response":
+        if self._dialect.cure(code, message) == "wait":  # a response is active that we do not know
             self._answers.wanted = True
         refused = wire_id(table(event.get("error")).get("event_id"))
         self._answers.refused(refused)

@@ -54,6 +54,7 @@ class Item:
     content: list[dict[str, Any]] = field(default_factory=list)  # parts as the service sends them
     response_id: str = ""  # of the response that made it, as far as the service says
     formatted: Formatted = field(default_factory=Formatted)
+    truncated: bool = False  # what is said of its words from then on is not what was heard
     cut: bool = False  # here alone: its service does not know, and may go on with it
 
     def audio_index(self) -> int | None:
@@ -176,7 +177,7 @@ class Conversation:
             item.content = [dict(part) for part in parts]
             text = "".join(clean(part.get("text")) for part in parts if _is(part, TEXT_PARTS))
             item.formatted.text = text or item.formatted.text
-            if item.cut:
+            if item.truncated:
                 _take_words(item)
             spoken = "".join(clean(part.get("transcript")) for part in item.content)
             item.formatted.transcript = spoken or item.formatted.transcript
@@ -206,6 +207,7 @@ class Conversation:
         self._kept_bytes -= max(0, len(item.formatted.audio) - kept)
         del item.formatted.audio[kept:]
         item.formatted.audio_ms = min(item.formatted.audio_ms, float(audio_end_ms))
+        item.truncated = True
         _take_words(item)
 
     def _item_deleted(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
@@ -428,7 +430,8 @@ def _grow(item: Item, event: dict[str, Any], field_name: str, words: str) -> Non
     index = whole(event.get("content_index"), limit=1000)
     if index < len(item.content):
         part = item.content[index]
-        part[field_name] = clean(part.get(field_name)) + words
+        said = part.get(field_name)
+        part[field_name] = (said if isinstance(said, str) else "") + words
 
 
 _READERS: dict[str, Callable[[Conversation, dict[str, Any], InputAudio | None], Changes]] = {

@@ -51,6 +51,8 @@ Fact = Event | SessionCreated | SessionUpdated | AudioDelta | Unknown
 Facts = tuple[Fact, ...]
 
 _MAX_OPEN = 32  # responses a service may leave open; older ones are ended for it
+_SHORTEST_SECRET = 8  # characters; a shorter key may be a word of the protocol
+_MAX_ITEMS = 64  # of a response, and tool calls in it; what is beyond is not read
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -68,8 +70,9 @@ class _Head(msgspec.Struct, gc=False):
 class Decoder:
     """Reads one session. `complaint` is the last error envelope, for whoever must judge a close that follows it."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, *, secret: str = "") -> None:
         self.complaint: Complaint | None = None
+        self._secret = secret.encode() if len(secret) >= _SHORTEST_SECRET else b""
         self._dialect = dialect
         self._read_head = msgspec.json.Decoder(_Head).decode
         self._open: dict[str, Response] = {}
@@ -128,6 +131,8 @@ class Decoder:
                 return tuple(facts)
             if kind in SILENT:
                 return ()
+        if self._secret and self._secret in frame:  # quoted in a complaint, most likely
+            frame = frame.replace(self._secret, b"***")
         event = read_object(frame)
         if isinstance(event, str):
             return (Unknown("", event),)
@@ -298,7 +303,7 @@ class Decoder:
         status = read_status(body.get("status"))
         reason = clean(details.get("reason"), 100) or clean(error.get("code"), 100) or clean(error.get("type"), 100)
         message = clean(error.get("message"), MAX_MESSAGE)
-        for item in rows(body.get("output")):
+        for item in rows(body.get("output"))[:_MAX_ITEMS]:
             self._output_item(response, item, facts, announced=False)
         cure: Literal["", "rotate", "fatal"] = ""
         if status == "failed":
@@ -396,7 +401,9 @@ class Decoder:
             call_id = self._make_up("call")
         call = response.calls.get(call_id)
         if call is None:
-            call = response.calls[call_id] = Call(item_id or call_id)
+            call = Call(item_id or call_id)
+            if len(response.calls) < _MAX_ITEMS:
+                response.calls[call_id] = call
         call.name = clean(named.get("name"), MAX_MESSAGE) or call.name
         return call_id, call
 
@@ -408,7 +415,7 @@ class Decoder:
         call.arguments = arguments if arguments is not None else call.arguments
 
     def _request_tool(self, response: Response, call_id: str, call: Call, facts: list[Fact]) -> None:
-        if call_id in self._requested or call.arguments is None:
+        if call_id in self._requested or call.arguments is None or response.calls.get(call_id) is not call:
             return
         self._requested.add(call_id)
         facts.append(ToolRequested(response.id, call.item_id, call_id, call.name, call.arguments))

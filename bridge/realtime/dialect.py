@@ -190,11 +190,11 @@ class Dialect(abc.ABC):
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
 
-    def decoder(self) -> Decoder:
-        """A reader for one session."""
+    def decoder(self, *, secret: str = "") -> Decoder:
+        """A reader for one session. `secret`, a service's key, does not come back in what the service says."""
         from bridge.realtime.decoder import Decoder  # it needs the names above
 
-        return Decoder(self)
+        return Decoder(self, secret=secret)
 
     @abc.abstractmethod
     def render(self, session: Mapping[str, Any]) -> dict[str, Any]:

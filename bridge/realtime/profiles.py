@@ -230,7 +230,7 @@ class Target:
         profile = self.profile
         parts = urlsplit(self.url)
         query = dict(profile.query) | dict(parse_qsl(parts.query, keep_blank_values=True))
-        if profile.model_in == "query" and self.model:
+        if profile.model_in == "query" and self.model and not _has_its_model(query):
             query.setdefault(profile.model_query, self.model)
         headers = list(profile.headers.items())
         subprotocols = list(profile.subprotocols)
@@ -249,6 +249,11 @@ class Target:
                     pass
         url = urlunsplit(parts._replace(query=urlencode(query, quote_via=quote, safe="")))
         return url, headers, subprotocols
+
+
+def _has_its_model(query: Mapping[str, str]) -> bool:
+    """A session that is joined has a model, a transcription session names it elsewhere (OpenAI refuses it here)."""
+    return "call_id" in query or query.get("intent") == "transcription"
 
 
 def _address(given: str, profile: Profile, *, allow_plain: bool) -> str:

@@ -111,6 +111,8 @@ def from_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     read ourselves and cannot: a format nobody knows, an object that is none. The rest is for the service to judge.
     """
     fields: dict[str, Any] = {}
+    if given.get("type", "realtime") != "realtime":
+        raise UsageError(f"type: found {given['type']!r}; only sessions of type realtime are kept here")
     flat = {name: value for name, value in given.items() if name not in ("audio", "type")}
     audio = _object("audio", given.get("audio"))
     for side in ("input", "output"):

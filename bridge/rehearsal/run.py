@@ -238,7 +238,9 @@ def account(outcome: Outcome, result: Result) -> Outcome:
     leg, watch = result.leg, result.watch
     lead_ms = watch.began_ms(leg)
     agent = [turn for entry in result.entries if (turn := _agent_turn(entry, result)) is not None]
-    told = with_words(outcome, agent or outcome.agent_turns, _understood(outcome, result.entries, lead_ms))
+    written_down = watch.driver.plan.session.transcription_model
+    understood = _understood(outcome, result.entries, lead_ms) if written_down else None
+    told = with_words(outcome, agent or outcome.agent_turns, understood)
     return replace(
         told,
         tools=tuple(

@@ -25,6 +25,7 @@ from bridge.audio.resample import convert
 from bridge.audio.wav import read_wav, write_wav
 from bridge.call import events as ev
 from bridge.call.plan import CallPlan, ToolSpec
+from bridge.call.toolcalls import TIMED_OUT
 from bridge.errors import RealtimeError, UsageError
 from bridge.live.companion import Companion
 from bridge.realtime import RealtimeClient
@@ -119,8 +120,11 @@ class Talk:
     def _tool(self, spec: ToolSpec) -> Any:
         async def run(arguments: Any) -> Any:
             given = msgspec.json.encode(arguments).decode()
-            async with asyncio.timeout(spec.timeout_s):
-                output, _ = await self._toolbox.run(spec, given, CallInfo(self._plan, self._wish))
+            try:
+                async with asyncio.timeout(spec.timeout_s):
+                    output, _ = await self._toolbox.run(spec, given, CallInfo(self._plan, self._wish))
+            except TimeoutError:
+                output = TIMED_OUT
             self.line("tool", f"{spec.name}({given}) -> {output}", style="cyan")
             try:
                 return msgspec.json.decode(output)

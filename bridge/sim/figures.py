@@ -11,7 +11,7 @@
 | `dead_air_longest_ms`, `dead_air_ms` | silence of both: the longest, and the sum of all longer than 2 s |
 | `gaps`, `gap_ms` | how often the agent's audio ran dry within a speech, and for how long in all |
 | `clicks` | jumps in the agent's audio where two pieces meet or one was cut |
-| `words_lost_at_start` | words at the beginning of the caller's turns that were not understood |
+| `words_lost_at_start` | words at the beginning of the caller's turns that were not understood, if that is known |
 | `talk_ratio` | the agent's share of all speech, 0 to 1 |
 | `false_interruptions` | times the agent was silenced though the caller had said nothing, or nothing that was meant |
 
@@ -61,7 +61,7 @@ class Measures(msgspec.Struct, frozen=True, kw_only=True):
     gaps: int = 0
     gap_ms: float = 0.0
     clicks: int = 0
-    words_lost_at_start: int = 0
+    words_lost_at_start: int | None = 0
     talk_ratio: float = 0.0
     false_interruptions: int = 0
 
@@ -78,7 +78,7 @@ class Measures(msgspec.Struct, frozen=True, kw_only=True):
             return value
         if part:
             raise KeyError(name)
-        return float(found)
+        return None if found is None else float(found)
 
 
 NAMES: frozenset[str] = frozenset(

@@ -21,6 +21,7 @@ _TextOf = Callable[[AgentTurn], str]
 _SEEN_BY_THE_CARRIER = frozenset({"agent_yields_within_ms", "measure"})
 _BROKEN = frozenset({EndReason.MODEL_UNAVAILABLE, EndReason.MODEL_REFUSED, EndReason.BUG})
 _NOT_KNOWN = "it cannot be known of somebody else's server; expect agent_yields_within_ms or a measure there"
+_NOT_WRITTEN_DOWN = "nobody wrote down what was understood: give the agent a `transcription`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +139,14 @@ def _words(expected: Expectation, who: str, words: str, outcome: Outcome, text_o
 def _understood(expected: Expectation, outcome: Outcome) -> Verdict:
     assert expected.understood is not None
     said = f'the model understands "{expected.understood}"'
-    texts = [turn.understood or "" for turn in outcome.caller_turns if turn.meant]
+    texts = [turn.understood for turn in outcome.caller_turns if turn.meant]
     for turn in outcome.caller_turns:
         if turn.understood and contains(turn.understood, expected.understood):
             return Verdict(said, True, turn.stop_ms, f'"{turn.understood}"')
     at_ms = outcome.caller_turns[-1].stop_ms if outcome.caller_turns else outcome.length_ms
-    return Verdict(said, False, at_ms, f"it understood {_list(texts)}")
+    if texts and not any(text is not None for text in texts):
+        return Verdict(said, False, at_ms, _NOT_WRITTEN_DOWN)
+    return Verdict(said, False, at_ms, f"it understood {_list(text or '' for text in texts)}")
 
 
 def _absent(expected: Expectation, outcome: Outcome) -> Verdict:
@@ -199,6 +202,8 @@ def _measured(expected: Expectation, outcome: Outcome, measures: Measures) -> Ve
     limits += [f"at least {expected.at_least:g}"] if expected.at_least is not None else []
     said = f"{expected.measure} is {' and '.join(limits)}"
     value = measures.value(expected.measure)
+    if expected.measure == "words_lost_at_start" and value is None:
+        return Verdict(said, False, outcome.length_ms, _NOT_WRITTEN_DOWN)
     if value is None:
         return Verdict(said, False, outcome.length_ms, "there is nothing to measure")
     too_much = expected.at_most is not None and value > expected.at_most

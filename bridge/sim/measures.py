@@ -43,6 +43,8 @@ def measure(*outcomes: Outcome) -> Measures:
     def total(figure: str) -> float:
         return round(sum(values(figure)), 1)
 
+    meant = [turn for outcome in outcomes for turn in outcome.caller_turns if turn.meant]
+    nobody_knows = bool(meant) and all(turn.understood is None for turn in meant)
     return Measures(
         first_sound_ms=Spread.of(values("first_sound_ms")),
         answer_ms=Spread.of(values("answer_ms")),
@@ -55,7 +57,7 @@ def measure(*outcomes: Outcome) -> Measures:
         gaps=int(total("gaps")),
         gap_ms=total("gap_ms"),
         clicks=int(total("clicks")),
-        words_lost_at_start=int(total("words_lost_at_start")),
+        words_lost_at_start=None if nobody_knows else int(total("words_lost_at_start")),
         talk_ratio=round(agent_ms / (agent_ms + caller_ms), 3) if agent_ms + caller_ms else 0.0,
         false_interruptions=int(total("false_interruptions")),
     )

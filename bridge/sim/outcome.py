@@ -164,13 +164,15 @@ def of_leg(scenario: Scenario, leg: Leg, performance: Performance, *, seed: int 
     )
 
 
-def with_words(outcome: Outcome, turns: Sequence[AgentTurn], understood: Sequence[str]) -> Outcome:
+def with_words(outcome: Outcome, turns: Sequence[AgentTurn], understood: Sequence[str] | None) -> Outcome:
     """The service's account beside the carrier's: the agent's turns with their words, and what was understood of the
-    caller, in the order of the caller's turns that were meant to be. What the carrier took for a gap is none where a
-    turn was over.
+    caller, in the order of the caller's turns that were meant to be; None where nobody wrote it down. What the carrier
+    took for a gap is none where a turn was over.
     """
-    texts = iter(understood)
-    caller = [replace(turn, understood=next(texts, "")) if turn.meant else turn for turn in outcome.caller_turns]
+    caller = list(outcome.caller_turns)
+    if understood is not None:
+        texts = iter(understood)
+        caller = [replace(turn, understood=next(texts, "")) if turn.meant else turn for turn in caller]
     ends = {turn.stop_ms for turn in turns}
     gaps = tuple(gap for gap in outcome.gaps if gap.at_ms not in ends)
     return replace(outcome, agent_turns=tuple(turns), caller_turns=tuple(caller), gaps=gaps)

@@ -278,7 +278,7 @@ def _figures(figures: Measures) -> str:
                 rows.append((name, f"p50 {value.p50:g} &middot; p95 {value.p95:g} &middot; max {value.max:g}"))
             elif value.count:
                 rows.append((name, f"{value.p50:g}"))
-        else:
+        elif value is not None:
             rows.append((name, f"{value:g}"))
     return _table("Measured", ("figure", "value"), rows)
 

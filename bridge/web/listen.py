@@ -2,7 +2,8 @@
 
 aiohttp itself waits for ever on a silent or dripping connection. A `Doorkeeper` stands in front of each new one: it
 counts those that have not finished their head, closes what takes too long or too much, and steps aside for good when
-the head is there. From then on it costs a media stream nothing.
+the head is there. From then on it costs a media stream nothing. Where too many wait, the one that has waited longest
+goes: who means it is through within a round trip, and would be the newest.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ _CLOSE_S: Final = 2.0
 
 
 class Waiting:
-    """How many connections of this process have not finished the head of their request."""
+    """The connections of this process that have not finished the head of their request, the oldest first."""
 
     def __init__(self, most: int, head_s: float) -> None:
         self.most = most
         self.head_s = head_s
-        self.count = 0
+        self.doorkeepers: dict[Doorkeeper, None] = {}
 
 
 class Doorkeeper(asyncio.Protocol):
@@ -52,12 +53,12 @@ class Doorkeeper(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._waiting.count += 1
+        self._waiting.doorkeepers[self] = None
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(self._waiting.head_s, self._close, "the head of the request took too long")
         self._inner.connection_made(transport)
-        if self._waiting.count > self._waiting.most:
-            self._close("too many connections wait")
+        if len(self._waiting.doorkeepers) > self._waiting.most:
+            next(iter(self._waiting.doorkeepers))._close("too many connections wait")
 
     def data_received(self, data: bytes) -> None:
         if self._deadline is None:
@@ -98,7 +99,7 @@ class Doorkeeper(asyncio.Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-            self._waiting.count -= 1
+            self._waiting.doorkeepers.pop(self, None)
 
 
 class _Faults(logging.LoggerAdapter[logging.Logger]):

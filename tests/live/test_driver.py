@@ -514,3 +514,15 @@ async def test_a_clear_is_for_both_legs() -> None:
     assert call.phone.done.count("clear") == 1 and call.model.clears == 1
     call.tell(ev.CallerLeft("stop"))
     await call.task
+
+
+@on_virtual_time
+async def test_a_peer_that_complains_without_end_fills_no_log() -> None:
+    call = await begin()
+    with capture_logs() as logged:
+        for _ in range(1000):
+            call.tell(ev.ModelComplained("note", "x", "again"))
+    told = [line.get("times") for line in logged if line["event"] == "model_error_note"]
+    assert told == [None] * 20 + [32, 64, 128, 256, 512]
+    call.tell(ev.CallerLeft("stop"))
+    await call.task

@@ -929,3 +929,26 @@ async def test_after_a_clear_an_answer_begins_as_after_silence() -> None:
     first, _, second = (fact.audio for fact in heard if isinstance(fact, ev.ModelSpoke))
     assert first == second
     await hang_up(line)
+
+
+@on_virtual_time
+async def test_a_service_that_floods_us_is_lost_and_one_that_answers_quickly_is_not() -> None:
+    service = Service()
+    line = await call(service)
+    service.last.greets()
+    service.last.confirms()
+    heard = facts(line)
+    for _ in range(6000):  # two minutes of speech in deltas of 20 ms, all at once
+        service.last.speaks(bytes(960))
+        service.last.says("response.output_audio_transcript.delta", response_id="r1", item_id="i1", delta="a")
+        if len(heard) % 128 == 0:
+            heard.clear()
+    assert not [fact for fact in heard if isinstance(fact, ev.ModelLost)]
+    heard.clear()
+    flooding = service.last
+    for _ in range(13_000):
+        if not flooding.closed:
+            flooding.says("house.news")
+    (lost,) = [fact for fact in heard if isinstance(fact, ev.ModelLost)]
+    assert lost.why == "connection_lost" and flooding.closed
+    await hang_up(line)

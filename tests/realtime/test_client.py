@@ -1006,10 +1006,16 @@ async def test_a_response_that_is_over_holds_no_later_one_up(events: list[dict[s
         assert asked["event_id"] == client._answers._asked
 
 
-async def test_an_answer_refused_because_one_is_active_is_asked_for_again() -> None:
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"code": "conversation_already_has_active_response", "message": "busy"},
+        {"code": None, "message": "Conversation already has an active response"},
+    ],
+)
+async def test_an_answer_refused_because_one_is_active_is_asked_for_again(refused: dict[str, Any]) -> None:
     async with talking() as (client, service):
         await client.create_response()
-        refused = {"code": "conversation_already_has_active_response", "message": "busy"}
         await service.say(created("r"), {"type": "error", "error": refused}, done("r"))
         await service.heard_type("response.create", 2)
         await quiet(client, service)
@@ -1181,3 +1187,20 @@ async def test_what_an_earlier_session_complained_of_does_not_explain_the_end_of
         with pytest.raises(RealtimeError) as caught:
             await client.wait_for_session_created()
         assert caught.value.code == "connection_lost"
+
+
+@pytest.mark.parametrize(
+    ("profile", "fields", "why"),
+    [
+        ("openai-beta", {"audio": {"output": {"format": {"type": "audio/pcm", "rate": 8000}}}}, "24000 Hz"),
+        ("openai", {"audio": {"input": {"format": {"type": "audio/pcm", "rate": 16_000}}}}, "24000 Hz"),
+        ("openai", {"audio": {"input": {"format": {"type": "audio/pcmu", "rate": 16_000}}}}, "8000 Hz"),
+        ("yuhuan", {"input_audio_format": "g711_ulaw"}, "takes pcm16, not mulaw"),
+        ("openai", {"type": "transcription"}, "type: found 'transcription'"),
+    ],
+)
+async def test_a_session_the_service_does_not_have_is_refused(profile: str, fields: dict[str, Any], why: str) -> None:
+    client = RealtimeClient(profile=profile, api_key="k")
+    with pytest.raises(UsageError, match=why):
+        await client.update_session(**fields)
+    await client.update_session(type="realtime", audio={"input": {"format": {"type": "audio/pcm", "rate": 24_000}}})

@@ -389,3 +389,27 @@ def test_every_golden_file_leaves_no_item_in_progress(name: str) -> None:
 )
 def test_events_that_say_nothing_change_nothing(event: dict[str, Any]) -> None:
     assert Conversation().process(event) == ()
+
+
+def test_what_was_cut_does_not_come_back_with_the_end_of_its_item() -> None:
+    conversation = Conversation()
+    item = {"id": "i", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    whole = {**item, "status": "incomplete", "content": [{"type": "output_audio", "transcript": "all of it"}]}
+    play(
+        conversation,
+        {"type": "conversation.item.added", "item": item},
+        {"type": "conversation.item.truncated", "item_id": "i", "audio_end_ms": 30},
+        {"type": "response.output_item.done", "response_id": "r", "item": whole},
+        {"type": "conversation.item.done", "item": whole},
+    )
+    (kept,) = conversation.get_items()
+    assert kept.formatted.transcript == kept.content[0]["transcript"] == "" and kept.status == "incomplete"
+
+
+def test_a_long_text_is_whole_in_its_part_as_well() -> None:
+    conversation = Conversation()
+    item = {"id": "i", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": ""}]}
+    words = {"type": "response.output_text.delta", "response_id": "r", "item_id": "i", "content_index": 0}
+    play(conversation, {"type": "conversation.item.added", "item": item}, *[{**words, "delta": "a" * 5000}] * 30)
+    (kept,) = conversation.get_items()
+    assert len(kept.formatted.text) == len(kept.content[0]["text"]) == 150_000

@@ -404,3 +404,23 @@ def test_what_is_remembered_of_the_past_is_bounded() -> None:
         past.add(str(number))
         assert not repeats.again(f"e{number}", "x")
     assert len(past._members) == len(repeats._ends) == 512 and "999" in past and "400" not in past
+
+
+def test_a_response_with_tool_calls_without_end_asks_for_some_of_them() -> None:
+    item = call()["item"]
+    crowd = [{**item, "id": f"i{n}", "call_id": f"c{n}"} for n in range(5000)]
+    assert kinds(read(decoder(), CREATED, done(output=crowd))).count("ToolRequested") == 64
+    reader = decoder()
+    one_by_one = [{**call(), "item": one} for one in crowd]
+    assert kinds(read(reader, CREATED, *one_by_one, done())).count("ToolRequested") == 64
+
+
+def test_a_key_that_a_service_quotes_is_not_passed_on() -> None:
+    key = "0123456789abcdef0123456789abcdef"
+    reader = builtin()["openai"].dialect().decoder(secret=key)
+    error = {"type": "error", "error": {"code": f"bad_{key}", "message": f"the key {key} is wrong"}}
+    failed = done("failed", status_details={"error": {"code": "x", "message": f"the key {key} is wrong"}})
+    for fact in read(reader, error, CREATED, failed):
+        assert key not in repr(fact)
+    assert reader.complaint is not None and key not in repr(reader.complaint)
+    assert read(builtin()["openai"].dialect().decoder(secret="error"), error)[0].code == f"bad_{key}"

@@ -232,3 +232,9 @@ def test_an_address_of_yours_is_asked_for_where_only_you_know_it() -> None:
 )
 def test_loopback_is_known_without_asking_anybody(host: str, loops: bool) -> None:
     assert is_loopback(host) is loops
+
+
+@pytest.mark.parametrize("query", ["call_id=rtc_1", "intent=transcription"])
+def test_no_model_is_named_where_the_session_has_its_own(query: str) -> None:
+    url, _, _ = Target(builtin()["openai"], f"wss://h/v1/realtime?{query}", KEY).request()
+    assert url == f"wss://h/v1/realtime?{query}"

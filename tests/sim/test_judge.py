@@ -241,3 +241,11 @@ def test_words_heard_are_not_absent_however_they_are_written_down(drawn: str) ->
         call = replace(CALL, agent_turns=(AgentTurn(0, 2000, said, said),))
         heard, absent = verdicts({"heard": drawn}, {"absent": drawn}, outcome=call)
         assert (heard.met, absent.met) == (True, False)
+
+
+def test_what_nobody_wrote_down_fails_as_that_and_is_no_figure() -> None:
+    unknown = replace(CALL, caller_turns=tuple(replace(turn, understood=None) for turn in CALL.caller_turns))
+    assert measure(unknown).words_lost_at_start is None
+    expected: list[dict[str, Any]] = [{"understood": "opening hours"}, {"measure": "words_lost_at_start", "at_most": 0}]
+    for verdict in verdicts(*expected, outcome=unknown):
+        assert not verdict.met and "`transcription`" in verdict.found
