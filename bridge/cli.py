@@ -272,7 +272,8 @@ async def _model(config: Path | None, host: str, port: int, script: Path | None,
         at = await local.start(host, port)
     except OSError as error:
         asked_by = "BRIDGE_LOCAL_MODEL__PORT" if companion else "--port" if error.errno in _PORTS else "--host"
-        raise ConfigError([f"cannot listen on {host}:{port}: {error.strerror}. Choose another {asked_by}"]) from None
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise ConfigError([f"cannot listen on {host}:{port}: {why}. Choose another {asked_by}"]) from None
     address = f"ws://{host}:{at}/v1/realtime"
     try:
         if companion:
@@ -280,7 +281,8 @@ async def _model(config: Path | None, host: str, port: int, script: Path | None,
             print(address, flush=True)  # noqa: T201  (read by the parent process)
             await asyncio.to_thread(sys.stdin.buffer.read)
         else:
-            console.print(f"The model on this machine listens at [bold]{address}[/]. Press Ctrl-C to stop it.")
+            told = f"The model on this machine listens at [bold]{address}[/]. Press Ctrl-C to stop it."
+            console.print(told, soft_wrap=True)
             await _until_signalled()
     finally:
         await local.stop()
@@ -354,7 +356,11 @@ def probe(
     known, key = profiles_in(config_folder(config)), variable(key_from, config=config)
     if not key and key_from != _KEY:
         raise UsageError(f"--key-from {key_from}: there is no such variable, or it is empty. Set it, or leave it out")
-    target = target_of(where, known, profile=profile, model=model, key=key, plain=plain)
+    url = ""
+    if where == (variable("BRIDGE_REALTIME__PROFILE", config=config) or "openai"):  # as calls reach it
+        url = variable("BRIDGE_REALTIME__URL", config=config)
+        model = model or variable("BRIDGE_REALTIME__MODEL", config=config)
+    target = target_of(where, known, url=url, profile=profile, model=model, key=key, plain=plain)
     if as_json:
         report = run(examine(target))
         print(msgspec.json.format(msgspec.json.encode(report.as_data()), indent=1).decode())  # noqa: T201  (data)

@@ -80,7 +80,7 @@ def spoke(desk: Desk, event: ev.ModelSpoke) -> None:
     if not event.audio or not turns.welcome(response_id):
         return
     if not desk.ledger.receive(event.item_id, response_id, event.content_index, event.audio):
-        _too_long(desk, response_id)
+        _too_long(desk, event)
         return
     if response_id == turns.response_id:
         turns.spoke = True
@@ -99,12 +99,17 @@ def _answered(desk: Desk) -> None:
     state.turn_bytes, state.fillers = None, 0
 
 
-def _too_long(desk: Desk, response_id: str) -> None:
-    """More audio than a call can use: what is there plays out, the rest is not wanted."""
-    desk.note("response_too_long", response_id)
-    if response_id == desk.turns.response_id and desk.turns.cut() and desk.model.can_cancel:
-        desk.ask(do.CancelResponse(response_id))
-    desk.ledger.close_response(response_id)
+def _too_long(desk: Desk, event: ev.ModelSpoke) -> None:
+    """More audio than a call can use: what is there plays out, the rest is not wanted, and never said."""
+    desk.note("response_too_long", event.response_id)
+    desk.transcript.agent_missed(event.item_id, len(event.audio) / desk.ledger.bytes_per_ms)
+    if event.response_id == desk.turns.response_id and desk.turns.cut():
+        if desk.model.can_cancel:
+            desk.ask(do.CancelResponse(event.response_id))
+        item = desk.ledger.items.get(event.item_id)
+        if item is not None and desk.model.can_truncate:
+            desk.ask(do.TruncateItem(item.item_id, item.content_index, int(item.received_ms)))
+    desk.ledger.close_response(event.response_id)
 
 
 def said(desk: Desk, event: ev.ModelSaid) -> None:

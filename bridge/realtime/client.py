@@ -192,7 +192,10 @@ class RealtimeClient(Emitter):
                     f"{side}_audio_format: the session has had audio, and keeps its format ({encoding}, {rate_hz} Hz);"
                     " disconnect, change it, and connect again"
                 )
+        had_turns = self.turn_detection_type is not None
         self.session |= changed
+        if had_turns and self.turn_detection_type is None:
+            self._heard.take()  # the service has committed it, turn by turn
         if self.is_connected:
             await self._send_session()
 
@@ -276,8 +279,6 @@ class RealtimeClient(Emitter):
         made the asking waits for its end.
         """
         if self.turn_detection_type is None and len(self._heard):
-            # What is appended while we send comes after it; a refusal may come before the sending returns.
-            self.conversation.queue_input_audio(self._heard.take())
             await self.realtime.send("input_audio_buffer.commit")
         if self._answers.active:
             self._answers.wanted = True
@@ -359,6 +360,11 @@ class RealtimeClient(Emitter):
             self._answers.asked(event)
         elif event["type"] == "input_audio_buffer.commit":
             self._committed = event["event_id"]
+            if self.turn_detection_type is None:
+                # What is appended while it is sent comes after it; a refusal may come before the sending returns.
+                self.conversation.queue_input_audio(self._heard.take())
+        elif event["type"] == "input_audio_buffer.clear":
+            self._heard.take()
 
     def _server_event(self, event: dict[str, Any]) -> None:
         self._log("server", event)
@@ -375,10 +381,12 @@ class RealtimeClient(Emitter):
                 self._answers.created(wire_id(table(event.get("response")).get("id")))
             case "error":
                 self._error(event)
-        for change in self.conversation.process(event, self._heard):
-            self._changed(change)
-        if kind == "response.done":
-            self._response_done(event)
+        try:
+            for change in self.conversation.process(event, self._heard):
+                self._changed(change)
+        finally:  # whatever became of its items, the response is over
+            if kind == "response.done":
+                self._response_done(event)
 
     def _changed(self, change: Change) -> None:
         self.dispatch("conversation.updated", {"item": change.item, "delta": change.delta})

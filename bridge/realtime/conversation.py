@@ -263,7 +263,7 @@ class Conversation:
         changes: list[Change] = []
         told = {item.type for item in self._items.values() if item.response_id in (response_id, NAMELESS)}
         for wire in rows(response.get("output")):
-            if self._known(wire) is None and wire.get("type") not in told:
+            if self._known(wire) is None and clean(wire.get("type"), 100) not in told:
                 changes += self._item_done({"item": wire, "response_id": response_id or NAMELESS}, None)
         status = "completed" if response.get("status", "completed") == "completed" else "incomplete"
         self._current.pop(response_id, None)

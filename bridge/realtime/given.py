@@ -115,7 +115,7 @@ def sound(name: str, audio: Any, *, encoding: str = "", rate_hz: int = 0) -> byt
     the session, where they are known: samples are of no use to one that takes G.711.
     """
     if isinstance(audio, bytes):
-        return audio
+        return _whole_samples(name, audio, encoding)
     wanted = (
         f"bytes of the session's format ({encoding}, {rate_hz} Hz)" if encoding else "bytes of the session's format"
     )
@@ -129,7 +129,13 @@ def sound(name: str, audio: Any, *, encoding: str = "", rate_hz: int = 0) -> byt
     if view.format not in allowed or sum(length > 1 for length in view.shape or ()) > 1:
         shape = "x".join(map(str, view.shape or ()))
         raise UsageError(f"{name}: found {shape} items of format {view.format!r} (module struct); give {wanted}")
-    return view.tobytes()
+    return _whole_samples(name, view.tobytes(), encoding)
+
+
+def _whole_samples(name: str, audio: bytes, encoding: str) -> bytes:
+    if encoding == "pcm16" and len(audio) % 2:
+        raise UsageError(f"{name}: found {len(audio)} bytes; samples of 16 bits have two each: keep the odd one back")
+    return audio
 
 
 def sound_as_text(name: str, audio: Any, *, encoding: str, rate_hz: int) -> str:

@@ -87,7 +87,7 @@ def show(report: Report, console: Console) -> None:
     """The table, what is missing in plain words, and the verdict."""
     capabilities = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("capability", "", "found"):
-        capabilities.add_column(column)
+        capabilities.add_column(column, overflow="fold")
     for finding in report.findings:
         capabilities.add_row(finding.name, f"[{_STYLES[finding.state]}]{finding.state}[/]", Text(finding.detail))
     console.print(capabilities)

@@ -42,9 +42,17 @@ _TOOL: Final[dict[str, Any]] = {
 
 
 def target_of(
-    where: str, profiles: Mapping[str, Profile], *, profile: str = "", model: str = "", key: str = "", plain: bool
+    where: str,
+    profiles: Mapping[str, Profile],
+    *,
+    url: str = "",
+    profile: str = "",
+    model: str = "",
+    key: str = "",
+    plain: bool,
 ) -> Target:
-    """The server to probe: a profile's name, or an address with the profile it is to be spoken to like.
+    """The server to probe: a profile's name (at `url`, where one is given), or an address with the profile it is to be
+    spoken to like.
 
     Without one the address's host decides, else the server is spoken to like OpenAI. Raises UsageError for what is
     neither.
@@ -56,7 +64,7 @@ def target_of(
             raise UsageError(f"{where!r} is neither an address (wss://...) nor a profile: {', '.join(profiles)}")
         if profile not in ("", where):
             raise UsageError(f"{where!r} is a profile already: leave --profile {profile} out, or give an address")
-        return Target(profiles[where], api_key=key, model=model, allow_plain=plain)
+        return Target(profiles[where], url, key, model, plain)
     address = split_address(where)
     if any(word in name.lower() for name, _ in parse_qsl(address.query) for word in ("key", "token", "secret")):
         raise UsageError("a key in the address is seen by everybody on this machine: put it into the environment")

@@ -423,7 +423,8 @@ async def _session(
                 console.print(f"{target.where}: {error}; trying the next service", style="yellow", markup=False)
         assert opened is not None, "an agent has a service"
         where = f"{target.profile.title or target.profile.name}, {target.model or 'its own model'}"
-        console.print(f"Talking with {agent} ({where}). /quit or Ctrl-D ends it.", style="dim", soft_wrap=True)
+        ends_by = "Ctrl-C" if spoken else "/quit or Ctrl-D"
+        console.print(f"Talking with {agent} ({where}). {ends_by} ends it.", style="dim", soft_wrap=True)
         yield opened
     finally:
         if opened is not None:

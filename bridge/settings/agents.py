@@ -397,3 +397,9 @@ class AgentFile(Part):
             yield f"fallback: {self.fallback.transfer!r} is not one of `transfer_targets`"
         if isinstance(self.fallback, FallbackMessage) and self.fallback.message not in self.clips:
             yield f"fallback: {self.fallback.message!r} is not one of `clips`"
+        played = {"filler", "apology", "again", *(tool.filler for tool in self.tools if isinstance(tool, Tool))}
+        if isinstance(self.fallback, FallbackMessage):
+            played.add(self.fallback.message)
+        for name in self.clips:
+            if name not in played:
+                yield f"clips: nothing plays {name!r}{nearest(name, played)}"

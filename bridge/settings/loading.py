@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from bridge.audio.formats import MULAW_8K
 from bridge.audio.prompts import load_prompt
 from bridge.errors import ConfigError, UsageError
 from bridge.realtime import profiles
+from bridge.realtime.profiles import is_loopback
 from bridge.settings import mistakes
 from bridge.settings.agents import NAME, AgentFile
 from bridge.settings.files import parsed, text_if_there, text_of
@@ -94,6 +96,8 @@ def load(
     settings._numbers = numbers
     settings._profiles = known
     settings._plain_secrets = tuple(secret_keys(layers[-1].values, Settings))
+    if not {"twilio", "allow_plain"} & doubtful:
+        wrong += _key_in_the_open(settings)
     if all_read and "default_agent" not in doubtful:
         wrong += _no_such_agent(settings, agents)
     if all_read and not {"realtime", "services"} & doubtful:
@@ -185,6 +189,15 @@ def _config_folder(config: Path | None, variables: Mapping[str, str], wrong: lis
 def sample() -> Path:
     """The packaged configuration: what an installation without a `config` folder runs with."""
     return _SAMPLE if _SAMPLE.is_dir() else Path(__file__).parents[2] / "config"
+
+
+def _key_in_the_open(settings: Settings) -> Iterator[str]:
+    address = urlsplit(settings.twilio.api_url)
+    if address.scheme == "http" and not settings.allow_plain and not is_loopback(address.hostname or ""):
+        yield (
+            f"twilio.api_url = {settings.twilio.api_url!r}: would send the token of the account unencrypted."
+            " Write https://, or set BRIDGE_ALLOW_PLAIN=true"
+        )
 
 
 def _misnamed(folder: Path) -> Iterator[str]:

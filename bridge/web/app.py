@@ -23,6 +23,12 @@ from bridge.web.webhooks import TwilioDoor
 log = structlog.get_logger()
 
 DOOR: Final = web.AppKey("door", TwilioDoor)
+HEADERS: Final = {
+    hdrs.SERVER: "voice-bridge",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -131,9 +137,5 @@ async def _one_request(request: web.Request, handler: Handler) -> web.StreamResp
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
     if response.status == 417:  # an Expect nobody knows: told before any handler of ours is asked
         response.force_close()
-    headers = response.headers
-    headers[hdrs.SERVER] = "voice-bridge"
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["Referrer-Policy"] = "no-referrer"
-    headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
-    headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
+    response.headers.update(HEADERS)
+    response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")

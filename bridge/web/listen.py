@@ -12,7 +12,6 @@ import asyncio
 import logging
 import socket as sockets
 import sys
-from collections.abc import Callable
 from typing import Any, Final, cast
 
 import structlog
@@ -22,6 +21,7 @@ from aiohttp.log import server_logger
 
 from bridge.errors import ConfigError
 from bridge.settings import Settings
+from bridge.web.app import HEADERS
 
 log = structlog.get_logger()
 
@@ -113,24 +113,36 @@ class _Faults(logging.LoggerAdapter[logging.Logger]):
             log.info("request_unreadable", why=type(fault).__name__)
 
 
+class _Handler(web.RequestHandler):
+    """aiohttp's own, but for what it answers without asking the application: that, too, tells nobody what runs here."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        response = super().handle_error(request, status, exc, message)
+        plain = web.Response(status=response.status, text="This is no request we can read.\n", headers=HEADERS)
+        plain.force_close()
+        return plain
+
+
 class Listener:
     """An application on a port. Closing twice is harmless."""
 
     def __init__(self, app: web.Application, settings: Settings) -> None:
         _require_sound_interpreter()
-        self._runner = web.AppRunner(
-            app,
-            handle_signals=False,
-            logger=_Faults(server_logger, {}),
-            access_log=None,  # aiohttp's own holds the query; ours is in app.py
-            keepalive_timeout=settings.limits.header_s,
-            lingering_time=1.0,
-            max_line_size=_LINE,
-            max_field_size=_LINE,
-            max_headers=100,
-            auto_decompress=False,
-            shutdown_timeout=_CLOSE_S,
-        )
+        self._how: dict[str, Any] = {
+            "logger": _Faults(server_logger, {}),
+            "access_log": None,  # aiohttp's own holds the query; ours is in app.py
+            "keepalive_timeout": settings.limits.header_s,
+            "lingering_time": 1.0,
+            "max_line_size": _LINE,
+            "max_field_size": _LINE,
+            "max_headers": 100,
+            "auto_decompress": False,
+        }
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_CLOSE_S, **self._how)
         self._settings = settings
         self._waiting = Waiting(settings.limits.waiting_connections, settings.limits.header_s)
         self._server: asyncio.Server | None = None
@@ -138,13 +150,12 @@ class Listener:
     async def start(self, *, sock: sockets.socket | None = None) -> None:
         """Listens on the settings' host and port, or on a socket that is bound already. Raises OSError."""
         await self._runner.setup()
-        inner: Callable[[], asyncio.Protocol] | None = self._runner.server
-        assert inner is not None, "a runner that was set up has a server"
+        loop, server = asyncio.get_running_loop(), self._runner.server
+        assert server is not None, "a runner that was set up has a server"
 
         def newcomer() -> asyncio.Protocol:
-            return Doorkeeper(inner(), self._waiting)
+            return Doorkeeper(_Handler(server, loop=loop, **self._how), self._waiting)
 
-        loop = asyncio.get_running_loop()
         if sock is not None:
             self._server = await loop.create_server(newcomer, sock=sock, backlog=1024)
         else:

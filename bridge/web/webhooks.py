@@ -20,7 +20,7 @@ from bridge.live.switchboard import Expected, Refused
 from bridge.metrics import Metrics
 from bridge.settings import IncomingCall, Settings
 from bridge.telephony import twilio, twiml
-from bridge.telephony.signature import Validator, Verdict
+from bridge.telephony.signature import SIGNATURE, Validator, Verdict
 from bridge.web.origin import is_this_machine
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 _FORM: Final = "application/x-www-form-urlencoded"
 _MOST_FIELDS: Final = 200
+_MOST_BODIES: Final = 256  # read at a time; beyond it whoever has taken longest makes way
 # what the call may know of its caller, beside the numbers
 _TOLD: Final = ("CallerName", "ForwardedFrom", "StirVerstat", "CallerCity", "CallerState", "CallerCountry")
 
@@ -61,6 +62,7 @@ class TwilioDoor:
         self._base_url = base_url.rstrip("/")
         self._metrics = metrics
         self._colleagues = colleagues
+        self._reading: dict[asyncio.Timeout, None] = {}  # the oldest first
 
     # ------------------------------------------------------------ the four addresses
 
@@ -140,9 +142,9 @@ class TwilioDoor:
         """The form of a request that is Twilio's (of a repeated field the last value). Raises the refusal otherwise."""
         if request.content_type != _FORM or "Content-Encoding" in request.headers:
             raise web.HTTPUnsupportedMediaType(text=f"Only {_FORM} is read here.\n")
+        self._check_origin(request)
         try:
-            async with asyncio.timeout(self._settings.limits.body_s):
-                body = await request.read()
+            body = await self._body(request)
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="The body took too long.\n") from None
         except (ConnectionError, HttpProcessingError, web.RequestPayloadError):
@@ -153,19 +155,38 @@ class TwilioDoor:
             )
         except ValueError:
             raise web.HTTPBadRequest(text="The body is not a form.\n") from None
-        self._check_sender(request, pairs)
+        self._check_signature(request, pairs)
         return {name: _plain(value) for name, value in pairs}
 
-    def _check_sender(self, request: web.Request, pairs: list[tuple[str, str]]) -> None:
+    async def _body(self, request: web.Request) -> bytes:
+        """Raises TimeoutError for one that takes too long, also for want of room for others."""
+        async with asyncio.timeout(self._settings.limits.body_s) as patience:
+            self._reading[patience] = None
+            if len(self._reading) > _MOST_BODIES:
+                slowest = next(iter(self._reading))
+                del self._reading[slowest]
+                slowest.reschedule(0.0)
+            try:
+                return await request.read()
+            finally:
+                self._reading.pop(patience, None)
+
+    def _check_origin(self, request: web.Request) -> None:
+        """Before its body is read: whether the request can be Twilio's at all."""
         if self._validator is not None:
-            verdict = self._validator.judge_form(request.raw_path, pairs, request.headers)
-            if verdict is not Verdict.ACCEPTED:
-                self._refuse(verdict.value, request)
+            if SIGNATURE not in request.headers:
+                self._refuse(Verdict.UNSIGNED.value, request)
         elif self._settings.twilio.validate_signatures and (
             self._settings.is_public or not is_this_machine(request, self._settings)  # many a proxy seems to be that
         ):
             why = "BRIDGE_TWILIO__AUTH_TOKEN is not set, and the service is public, or the request not of this machine"
             self._refuse(why, request)
+
+    def _check_signature(self, request: web.Request, pairs: list[tuple[str, str]]) -> None:
+        if self._validator is not None:
+            verdict = self._validator.judge_form(request.raw_path, pairs, request.headers)
+            if verdict is not Verdict.ACCEPTED:
+                self._refuse(verdict.value, request)
 
     def _refuse(self, why: str, request: web.Request) -> None:
         self._metrics.webhook_forged()

@@ -178,6 +178,8 @@ def test_a_response_that_never_ends_is_cut_at_two_minutes() -> None:
     ledger = book.call.state.ledger
     assert ledger.items["endless"].received_ms == 120_000
     assert book.all(do.CancelResponse) == [do.CancelResponse("r1")]
+    assert book.all(do.TruncateItem) == [do.TruncateItem("endless", 0, 120_000)], "what nobody will hear was not said"
+    assert book.call.state.transcript.find("endless").cut
 
 
 def test_a_speech_of_many_items_is_cut_off() -> None:

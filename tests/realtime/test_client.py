@@ -1204,3 +1204,39 @@ async def test_a_session_the_service_does_not_have_is_refused(profile: str, fiel
     with pytest.raises(UsageError, match=why):
         await client.update_session(**fields)
     await client.update_session(type="realtime", audio={"input": {"format": {"type": "audio/pcm", "rate": 24_000}}})
+
+
+async def test_in_manual_mode_only_what_the_service_still_holds_is_committed() -> None:
+    async with talking() as (client, service):
+        await client.update_session(turn_detection="none")
+        await client.append_input_audio(bytes(4800))
+        await client.realtime.send("input_audio_buffer.clear")
+        await client.create_response()
+        await client.append_input_audio(b"\x01" * 4800)
+        await client.realtime.send("input_audio_buffer.commit")
+        await service.say(created("r"), done("r"))
+        await client.create_response()
+        await quiet(client, service)
+        assert len(await service.heard_type("input_audio_buffer.commit")) == 1
+        await service.say(
+            {"type": "input_audio_buffer.committed", "item_id": "u"},
+            {"type": "conversation.item.added", "item": {"id": "u", "type": "message", "role": "user", "content": []}},
+        )
+        await settle(lambda: client.conversation.get_item("u"))
+        assert bytes(client.conversation.get_item("u").formatted.audio) == b"\x01" * 4800
+
+
+async def test_what_a_service_committed_turn_by_turn_is_not_committed_again() -> None:
+    async with talking() as (client, service):
+        await client.update_session(turn_detection={"type": "server_vad"})
+        await client.append_input_audio(bytes(4800))
+        await client.update_session(turn_detection="none")
+        await client.create_response()
+        await quiet(client, service)
+        assert not await service.heard_type("input_audio_buffer.commit", 0)
+
+
+async def test_half_a_sample_is_refused() -> None:
+    async with talking() as (client, _):
+        with pytest.raises(UsageError, match=r"^audio: found 4801 bytes"):
+            await client.append_input_audio(bytes(4801))

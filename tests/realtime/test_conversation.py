@@ -413,3 +413,10 @@ def test_a_long_text_is_whole_in_its_part_as_well() -> None:
     play(conversation, {"type": "conversation.item.added", "item": item}, *[{**words, "delta": "a" * 5000}] * 30)
     (kept,) = conversation.get_items()
     assert len(kept.formatted.text) == len(kept.content[0]["text"]) == 150_000
+
+
+def test_an_item_of_no_kind_we_can_read_breaks_nothing() -> None:
+    conversation = Conversation()
+    odd = {"id": "i", "type": {"an": "object"}, "status": "completed"}
+    play(conversation, {"type": "response.done", "response": {"id": "r", "status": "completed", "output": [odd]}})
+    assert conversation.get_item("i") is not None

@@ -58,6 +58,7 @@ def test_off_is_a_word_even_where_yaml_takes_it_for_false(text: str) -> None:
         ("transfer_targets: {boss: 'sip:a b'}", "transfer target"),
         ("fallback: {transfer: boss}", "not one of `transfer_targets`"),
         ("fallback: {message: later}", "not one of `clips`"),
+        ("clips: {filer: a.wav}", "nothing plays 'filer'; did you mean filler?"),
         ("tools: [{name: hang_up, description: d, python: 'a:b'}]", "built in"),
         ("tools: [{name: f, description: d, python: a.b}]", "python"),
         ("tools: [{name: f, description: d, python: 'a:b', parameters: {type: string}}]", "type object"),

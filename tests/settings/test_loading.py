@@ -647,3 +647,11 @@ def test_the_folders_named_in_the_environment_win_over_dotenvs(folder: Folder, t
     (tmp_path / ".env").write_text(f"BRIDGE_SECRETS={tmp_path}/two\n")
     found = folder.load({"BRIDGE_SECRETS": f"{tmp_path}/one"}, dotenv=tmp_path / ".env")
     assert found.realtime.api_key.get_secret_value() == "key-one"
+
+
+def test_the_accounts_token_travels_unencrypted_on_an_explicit_word_alone(folder: Folder) -> None:
+    elsewhere = {"BRIDGE_TWILIO__API_URL": "http://api.example.test", "BRIDGE_TWILIO__AUTH_TOKEN": "x"}
+    (said,) = folder.mistakes(elsewhere)
+    assert "twilio.api_url = 'http://api.example.test': would send the token" in said and "BRIDGE_ALLOW_PLAIN" in said
+    folder.load({**elsewhere, "BRIDGE_ALLOW_PLAIN": "true"})
+    folder.load({**elsewhere, "BRIDGE_TWILIO__API_URL": "http://127.0.0.1:9"})

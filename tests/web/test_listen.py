@@ -70,7 +70,7 @@ async def test_a_body_that_never_comes_is_answered_408(start: Start) -> None:
     service = await start(QUICK)
     head = (
         b"POST /twilio/voice HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-        b"Content-Length: 100\r\n\r\n"
+        b"X-Twilio-Signature: wrong\r\nContent-Length: 100\r\n\r\n"
     )
     assert (await talk(service.listener.port, head)).startswith(b"HTTP/1.1 408 ")
     assert (await talk(service.listener.port, head, *[b"a"] * 50, drip_s=0.02)).startswith(b"HTTP/1.1 408 ")
@@ -144,7 +144,9 @@ async def test_what_is_no_http_is_one_line_without_a_traceback(
 ) -> None:
     service = await start()
     with capture_logs() as logged, caplog.at_level(logging.DEBUG, "aiohttp.server"):
-        assert (await talk(service.listener.port, sent)).startswith(b"HTTP/1.0 400 ")
+        said = await talk(service.listener.port, sent)
+    assert said.startswith(b"HTTP/1.0 400 ") and b"\r\nServer: voice-bridge\r\n" in said
+    assert said.endswith(b"\r\n\r\nThis is no request we can read.\n")
     (line,) = logged
     assert (line["event"], line["log_level"]) == ("request_unreadable", "info")
     assert "8f3a" not in str(line)
@@ -165,7 +167,7 @@ async def test_a_body_that_breaks_off_is_refused_and_no_error(start: Start) -> N
     head = b"POST /twilio/voice HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
     with capture_logs() as logged:
         _, writer = await asyncio.open_connection("127.0.0.1", service.listener.port)
-        writer.write(head + b"Content-Length: 100\r\n\r\nCallSid=")
+        writer.write(head + b"X-Twilio-Signature: wrong\r\nContent-Length: 100\r\n\r\nCallSid=")
         await end(writer)
         async with asyncio.timeout(PATIENCE_S):
             while not logged:

@@ -1,5 +1,6 @@
 """Webhooks over a real socket: who may ask, what is answered, and that asking twice changes nothing."""
 
+import asyncio
 import random
 import re
 import xml.etree.ElementTree as ElementTree
@@ -11,7 +12,7 @@ from bridge.live.places import Places
 from bridge.live.switchboard import Switchboard
 from bridge.metrics import Metrics
 from bridge.settings import Directory
-from bridge.telephony.signature import sign
+from bridge.telephony.signature import SIGNATURE, sign
 from bridge.web.webhooks import TwilioDoor
 from tests.live import services
 from tests.live.calls import Nobody, settle
@@ -201,8 +202,35 @@ async def test_a_full_service_can_send_its_callers_elsewhere(start: Start) -> No
 async def test_what_is_not_a_small_form_is_not_read(
     service: Service, headers: dict[str, str], body: bytes, status: int
 ) -> None:
-    async with service.client.post(service.url + "/twilio/voice", data=body, headers=headers) as answer:
+    signed = {SIGNATURE: "wrong", **headers}
+    async with service.client.post(service.url + "/twilio/voice", data=body, headers=signed) as answer:
         assert answer.status == status
+
+
+async def test_the_body_of_an_unsigned_request_is_not_waited_for(service: Service) -> None:
+    head = b"POST /twilio/voice HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.listener.port)
+    writer.write(head + b"Content-Length: 65000\r\n\r\nCallSid=")
+    assert (await asyncio.wait_for(reader.read(), 4)).startswith(b"HTTP/1.1 403 ")
+    writer.close()
+
+
+async def test_of_too_many_bodies_the_one_that_takes_longest_makes_way(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.web.webhooks._MOST_BODIES", 3)
+    head = b"POST /twilio/voice HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    head += SIGNATURE.encode() + b": wrong\r\nContent-Length: 65000\r\n\r\nCallSid="
+    slow = []
+    for _ in range(3):
+        slow.append(await asyncio.open_connection("127.0.0.1", service.listener.port))
+        slow[-1][1].write(head)
+    await asyncio.sleep(0.1)
+    assert (await service.post("/twilio/voice"))[0] == 200
+    assert (await asyncio.wait_for(slow[0][0].read(), 4)).startswith(b"HTTP/1.1 408 ")
+    assert not slow[1][0].at_eof() and not slow[2][0].at_eof()
+    for _, writer in slow:
+        writer.close()
 
 
 @pytest.mark.parametrize("call_sid", ["", "C" * 101, "CÄ1"])
