@@ -1,4 +1,4 @@
-"""With many calls the loop takes a millisecond's packets together; with few, each as it comes."""
+"""With many calls the loop takes two milliseconds' packets together; with few, each as it comes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_with_few_calls_the_loop_never_rests() -> None:
     assert clock.slept == []
 
 
-async def test_with_many_it_rests_once_a_pass_and_a_pass_is_a_millisecond() -> None:
+async def test_with_many_it_rests_once_a_pass_and_a_pass_is_as_long_as_it_says() -> None:
     clock = Clock()
     pace = Pace(lambda: MANY, Together(), clock=clock, sleep=clock.sleep)
     pace.start()
@@ -49,15 +49,15 @@ async def test_with_many_it_rests_once_a_pass_and_a_pass_is_a_millisecond() -> N
     assert clock.slept == pytest.approx([EVERY_S] * len(clock.slept))
 
 
-async def test_work_of_a_pass_shortens_its_rest_and_a_full_millisecond_of_it_leaves_none() -> None:
+async def test_work_of_a_pass_shortens_its_rest_and_enough_of_it_leaves_none() -> None:
     clock = Clock()
     pace = Pace(lambda: MANY, Together(), clock=clock, sleep=clock.sleep)
     pace.start()
-    for busy_s in (0.0004, 0.0004, 0.0015, 0.0015, 0.0004):
-        clock.now += busy_s
+    for share in (0.4, 0.4, 1.5, 1.5, 0.4):
+        clock.now += share * EVERY_S
         await passes(1)
     pace.stop()
-    assert clock.slept == pytest.approx([0.0006, 0.0006, 0.0006])
+    assert clock.slept == pytest.approx([0.6 * EVERY_S] * 3)
 
 
 async def test_it_begins_when_calls_have_become_many_and_ends_when_they_are_few_again(
