@@ -66,7 +66,7 @@ class Metrics:
         self._length = Histogram("bridge_call_seconds", "Length of calls", agent, buckets=_CALL_SECONDS, registry=reg)
         self._answer = Histogram(
             "bridge_answer_seconds",
-            "From the end of the caller's speech, as the model's detector saw it, to the answer's first audio sent",
+            "From the end of the caller's words, the silence that tells it included, to the answer's first audio sent",
             agent,
             buckets=_SECONDS,
             registry=reg,
@@ -91,15 +91,17 @@ class Metrics:
             if call.speech_stopped_ms is not None and event.response_id != call.before:
                 call.answers.add(event.item_id)
         elif type(event) not in _MANY:
-            self._saw(call, now, event, actions)
+            self._saw(plan, call, now, event, actions)
         for action in actions:
             if type(action) is not do.PlaceMark:
                 self._asked(plan.call_id, call, now, action)
 
-    def _saw(self, call: _Watched, now: float, event: ev.Event, actions: Sequence[do.Action]) -> None:
+    def _saw(self, plan: CallPlan, call: _Watched, now: float, event: ev.Event, actions: Sequence[do.Action]) -> None:
         match event:
             case ev.CallerSpeechStopped():
-                call.speech_stopped_ms, call.before = now, call.response
+                detection = plan.session.turn_detection
+                silence_ms = detection.silence_ms if detection is not None and detection.kind == "server_vad" else 0
+                call.speech_stopped_ms, call.before = now - silence_ms, call.response
                 call.answers.clear()
             case ev.CallerSpeechStarted():
                 call.speech_stopped_ms = None

@@ -10,7 +10,7 @@ import math
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -118,9 +118,19 @@ def _value(value: Any, kind: Any, where: str, wrong: list[str]) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as mistake:
+        if words := choices(kind):
+            wrong.append(f"{where}: write {words}, found {shown(value)}")
+            return None
         told = str(mistake).split(" - at ")[0]
         wrong.append(f"{where}: {told[:1].lower()}{told[1:]}, found {shown(value)}")
         return None
+
+
+def choices(kind: Any) -> str:
+    """The words a key may have, where it may have those only."""
+    if typing.get_origin(kind) is not Literal:
+        return ""
+    return " or ".join(one for one in typing.get_args(kind) if one)
 
 
 def _is_struct(kind: Any) -> bool:

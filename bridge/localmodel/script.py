@@ -217,8 +217,10 @@ class Scripts:
         """Raises ConfigError for a file that is not YAML or does not hold."""
         try:
             text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as wrong:
-            raise ConfigError([f"{path}: cannot be read: {wrong}"]) from wrong
+        except OSError as wrong:
+            raise ConfigError([f"{path}: cannot be read: {wrong.strerror}"]) from wrong
+        except UnicodeDecodeError as wrong:
+            raise ConfigError([f"{path}: cannot be read as UTF-8"]) from wrong
         try:
             written, mistakes = parse(text, str(path))
         except ValueError as wrong:

@@ -20,7 +20,7 @@ import msgspec
 
 from bridge.call.plan import ModelCapabilities
 from bridge.errors import ConfigError, UsageError
-from bridge.reading import nearest, parse
+from bridge.reading import choices, nearest, parse
 from bridge.realtime.dialect import Cure, Dialect
 from bridge.realtime.openai import GaDialect
 from bridge.realtime.openai_beta import BetaDialect
@@ -156,7 +156,8 @@ def _profile(
         try:
             values[key] = msgspec.convert(value, known.type)
         except msgspec.ValidationError as error:
-            mistakes.append(f"{where}.{key}: found {given!r}: {error}")
+            words = choices(known.type)
+            mistakes.append(f"{where}.{key}: found {given!r}: {f'write {words}' if words else error}")
     if len(mistakes) > before:
         return None
     profile = Profile(**values)

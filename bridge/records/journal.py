@@ -236,7 +236,9 @@ def read(path: Path) -> tuple[CallPlan, Iterator[tuple[int, dict[str, Any]]]]:
         raise UsageError(f"{path} is a journal of version {header['journal']}; only {VERSION} can be read")
     try:
         plan = _plan(header["plan"])
-    except (msgspec.ValidationError, KeyError, TypeError) as error:
+    except KeyError as missing:
+        raise UsageError(f"{path}: the plan cannot be read: it has no {missing}") from missing
+    except (msgspec.ValidationError, TypeError) as error:
         raise UsageError(f"{path}: the plan cannot be read: {error}") from error
     return plan, _checked(path, lines)
 

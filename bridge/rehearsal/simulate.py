@@ -53,8 +53,7 @@ def simulate(
     mute = wants_speech(scenarios)
     if mute:
         raise UsageError(
-            f"{mute[0].name} needs speech (so do {len(mute)} of the {len(scenarios)} scenarios), and it is not "
-            f"installed here: get {EXTRA}"
+            f"{mute[0].name} needs speech ({len(mute)} of {len(scenarios)}), and it is not installed here: get {EXTRA}"
         )
     if page is not None:
         can_write(page[1], "--out")
@@ -87,6 +86,8 @@ def simulate(
             highlight=False,
             soft_wrap=True,
         )
+    if timeline is not None:
+        console.print(f"Written: {timeline}", markup=False, highlight=False, soft_wrap=True)
     if page is not None:
         kind, path = page
         write = {"html": reports.as_html, "json": reports.as_json, "junit": reports.as_junit}[kind]

@@ -36,6 +36,7 @@ from bridge.localmodel.speech import Voice
 from bridge.rehearsal.keeping import kept
 from bridge.rehearsal.watch import Watch
 from bridge.settings import Settings, agent_document, load, sample
+from bridge.settings.services import LOCAL
 from bridge.sim.account import Signing
 from bridge.sim.caller import Caller
 from bridge.sim.carrier import Carrier
@@ -119,6 +120,8 @@ class Stage:
         self._file, written = _agent_document(config or sample(), file)
         written["model"] = {"failover": list(services or ())}
         self._agent = _merged(written, self._changes)
+        if LOCAL not in (services or {}):
+            self._agent["model"] = _at_home(self._agent["model"])
         if isinstance(clips := self._agent.get("clips"), Mapping):
             folder = self._file.parent.absolute()
             self._agent["clips"] = {clip: str(folder / str(wav)) for clip, wav in clips.items()}
@@ -301,6 +304,18 @@ def _holds(given: Any, key: str) -> bool:
             return False
         given = given[step]
     return True
+
+
+def _at_home(model: Any) -> Any:
+    """The model on this machine is here already: the stage's own, which keeps its time."""
+    if not isinstance(model, Mapping):
+        return model  # said later
+    here = dict(model)
+    if here.get("service") == LOCAL:
+        here["service"] = DEFAULT
+    if isinstance(here.get("failover"), list):
+        here["failover"] = [name for name in here["failover"] if name != LOCAL]
+    return here
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -420,7 +420,8 @@ async def _session(
                 await opened.close()
                 if number == len(targets) - 1:
                     raise _plainly(error, target) from None
-                console.print(f"{target.where}: {error}; trying the next service", style="yellow", markup=False)
+                told = f"{target.where}: {error}; trying the next service"
+                console.print(told, style="yellow", markup=False, soft_wrap=True)
         assert opened is not None, "an agent has a service"
         where = f"{target.profile.title or target.profile.name}, {target.model or 'its own model'}"
         ends_by = "Ctrl-C" if spoken else "/quit or Ctrl-D"

@@ -181,7 +181,8 @@ def _yields(expected: Expectation, outcome: Outcome, measures: Measures) -> Verd
     if measures.yield_ms.max is None:
         return Verdict(said, False, outcome.length_ms, "nobody interrupted it")
     met = limit is not None and measures.yield_ms.max <= limit
-    found = f"{measures.barge_ins} interruptions, the longest {measures.yield_ms.max:g} ms"
+    often = "1 interruption" if measures.barge_ins == 1 else f"{measures.barge_ins} interruptions, the longest"
+    found = f"{often} {measures.yield_ms.max:g} ms"
     return Verdict(said, met, _moment("yield_ms.max", outcome), found)
 
 

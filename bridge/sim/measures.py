@@ -85,7 +85,7 @@ def _raw(outcome: Outcome) -> _Raw:
     silences = _silences(outcome, sounds, said)
     return {
         "first_sound_ms": _first_sound(outcome, sounds),
-        "answer_ms": _answers(turns, sounds),
+        "answer_ms": _answers(turns, _spoken(outcome, sounds)),
         "yield_ms": yields,
         "truncation_error_ms": [Found(t.at_ms, abs(t.told_ms - t.truth_ms)) for t in outcome.truncations],
         "barge_ins": [Found(one.at_ms) for one in yields],
@@ -106,6 +106,19 @@ def _first_sound(outcome: Outcome, sounds: Sequence[Stretch]) -> list[Found]:
     if outcome.stream_from_ms is None or not sounds:
         return []
     return [Found(sounds[0].start_ms, sounds[0].start_ms - outcome.stream_from_ms)]
+
+
+def _spoken(outcome: Outcome, sounds: Sequence[Stretch]) -> Sequence[Stretch]:
+    """The agent's own words, without our fillers, where the service told what it said; else every sound."""
+    told = [turn for turn in outcome.agent_turns if turn.text]
+    if not told:
+        return sounds
+    both = [
+        Stretch(max(sound.start_ms, turn.start_ms), min(sound.stop_ms, turn.stop_ms))
+        for sound in sounds
+        for turn in told
+    ]
+    return sorted((one for one in both if one.start_ms < one.stop_ms), key=lambda one: one.start_ms)
 
 
 def _answers(turns: Sequence[CallerTurn], sounds: Sequence[Stretch]) -> list[Found]:

@@ -449,3 +449,16 @@ def test_an_address_with_a_port_that_is_none_is_told(tmp_path: Path) -> None:
     code, printed = told([file(tmp_path, QUIET)], against="ws://127.0.0.1:99999/media")
     assert code == 1
     assert "is not ws(s)://host/path or ws(s)://host:port/path" in printed
+
+
+@pytest.mark.parametrize("model", ["{service: local}", "{failover: [local]}"])
+def test_the_model_on_this_machine_is_the_stages_own(tmp_path: Path, model: str) -> None:
+    code, printed = told([file(tmp_path, f"changes: {{model: {model}}}\n" + QUIET)])
+    assert code == 0, printed
+
+
+@speech
+def test_what_an_agent_without_transcription_understood_is_not_known(tmp_path: Path) -> None:
+    scenario = SPEAKS.replace("expect:", "expect:\n  - understood: opening hours") + "changes: {transcription: 'off'}\n"
+    code, printed = told([file(tmp_path, scenario)])
+    assert code == 1 and "nobody wrote down what was understood" in printed

@@ -161,3 +161,13 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert Spread.of(range(1, 101)) == Spread(100, 50, 95, 99, 100)
     assert Spread.of([]) == Spread()
     assert AgentTurn(0, 1).heard_text == ""
+
+
+def test_a_filler_is_no_answer_where_the_agents_words_are_known() -> None:
+    turn = CallerTurn(1000, 2000, "Is it open?")
+    call = outcome(agent=[(4000, 4500), (5600, 7000)], caller=[turn])
+    assert measure(call).answer_ms.p50 == 2000
+    told = replace(call, agent_turns=(AgentTurn(5600, 7000, "It is.", "It is."),))
+    assert measure(told).answer_ms.p50 == 3600
+    joined = replace(outcome(agent=[(4000, 7000)], caller=[turn]), agent_turns=told.agent_turns)
+    assert measure(joined).answer_ms.p50 == 3600
