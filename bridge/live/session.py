@@ -41,6 +41,8 @@ _CONFIRM_S: Final = 2.0  # a service that does not confirm its configuration is 
 _STALLED_BYTES: Final = 1 << 20
 _MOST_PER_S: Final = 1000  # messages; two minutes of speech in deltas of 20 ms, with their words, are 12,000
 _MOST_AT_ONCE: Final = 12_000
+# What one service of an agent has and another may not, by how complaints name it: a call goes on without.
+_OF_TASTE: Final = (("voice", "voice"), ("transcription", "transcription_model"))
 _NOT_WELCOME: Final = frozenset({3000, 3003})  # close codes Unauthorized and Forbidden (IANA's registry for RFC 6455)
 
 
@@ -79,7 +81,8 @@ class Session:
         self._refused: ev.ModelComplained | None = None  # what was said against our configuration, it seems
         self._formats: tuple[AudioFormat, AudioFormat] | None = None  # what the service hears and speaks
         self._expires_at: float | None = None  # Unix time
-        self._instructions = leg.driver.plan.session.instructions.strip()
+        self._plan = leg.driver.plan.session  # as it is asked for
+        self._instructions = self._plan.instructions.strip()
         self._sent = False  # since the last keepalive
         self._together = leg.together
         self._waits = False  # audio of this session, with that of others
@@ -164,7 +167,19 @@ class Session:
         complaint = self._decoder.complaint
         event_id, about = (complaint.event_id, complaint.param) if complaint is not None else ("", "")
         if event_id == words.UPDATE_ID or about.startswith("session") or not (about or self._history):
-            self._refused = fact
+            if not self._goes_without(about):
+                self._refused = fact
+
+    def _goes_without(self, about: str) -> bool:
+        """A voice the service does not have makes it refuse all of our configuration: then it speaks in its own."""
+        name = next((field for word, field in _OF_TASTE if word in about and getattr(self._plan, field)), "")
+        if not name:
+            return False
+        log.warning("model_session_without", call_id=self._driver.plan.call_id, field=name)
+        self._plan = msgspec.structs.replace(self._plan, **{name: ""})
+        self._send(self._dialect.session_update(self._plan))
+        self._set_alarm(_CONFIRM_S, self._not_confirmed)
+        return True
 
     def seed(self, items: Sequence[do.HistoryItem]) -> None:
         """Tell the session what was said."""
@@ -180,12 +195,11 @@ class Session:
             return
         self._configured = True
         self._expires_at = fact.expires_at
-        plan = self._driver.plan.session
         if self._in_words and self._history:
             lasting = f"{self._instructions}\n\n{self._dialect.in_words(self._history)}".strip()
             self._instructions, self._history = lasting, ()
-            plan = msgspec.structs.replace(plan, instructions=lasting)
-        self._send(self._dialect.session_update(plan))
+            self._plan = msgspec.structs.replace(self._plan, instructions=lasting)
+        self._send(self._dialect.session_update(self._plan))
         self.seed(self._history)
         if self._target.profile.confirms_update:
             self._set_alarm(_CONFIRM_S, self._not_confirmed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import json
 import random
 import time
 from typing import Any
@@ -90,15 +91,35 @@ async def test_a_service_that_refuses_our_configuration_is_not_spoken_to_with_it
     line = await call(service)
     heard = facts(line)
     service.last.greets()
-    service.last.says("error", error={"code": "invalid_value", "message": "no such voice", "param": "session.voice"})
+    service.last.says("error", error={"code": "invalid_value", "message": "no such tool", "param": "session.tools"})
     with capture_logs() as logs:
         await asyncio.sleep(2.1)
     assert ev.ModelReady(1) not in heard
     (lost,) = [fact for fact in heard if isinstance(fact, ev.ModelLost)]
     assert (lost.why, lost.cure) == ("invalid_value", "fatal")
     (told,) = [entry for entry in logs if entry["event"] == "model_session_lost"]
-    assert "configuration was refused: no such voice" in told["why"]
+    assert "configuration was refused: no such tool" in told["why"]
     await line.task
+
+
+@on_virtual_time
+async def test_a_service_that_has_not_the_agents_voice_is_asked_for_its_own() -> None:
+    service = Service()
+    line = await call(
+        service, session=SessionPlan(instructions="Be Ada.", voice="marin", transcription_model="whisper")
+    )
+    heard = facts(line)
+    service.last.greets()
+    for param in ("session.audio.output.voice", "session.input_audio_transcription.model"):
+        service.last.says("error", error={"code": "invalid_value", "message": "not here", "param": param})
+    await asyncio.sleep(1.0)
+    service.last.confirms()
+    assert ev.ModelReady(1) in heard
+    asked = [json.dumps(update["session"]) for update in service.last.of("session.update")]
+    assert ["marin" in one for one in asked] == [True, False, False]
+    assert ["whisper" in one for one in asked] == [True, True, False]
+    assert all("Be Ada." in one for one in asked)
+    await hang_up(line)
 
 
 @on_virtual_time
