@@ -360,6 +360,7 @@ def probe(
     if where == (variable("BRIDGE_REALTIME__PROFILE", config=config) or "openai"):  # as calls reach it
         url = variable("BRIDGE_REALTIME__URL", config=config)
         model = model or variable("BRIDGE_REALTIME__MODEL", config=config)
+        plain = plain or variable("BRIDGE_ALLOW_PLAIN", config=config).lower() in ("true", "1", "yes", "on")
     target = target_of(where, known, url=url, profile=profile, model=model, key=key, plain=plain)
     if as_json:
         report = run(examine(target))

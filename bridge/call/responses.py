@@ -107,8 +107,11 @@ def _too_long(desk: Desk, event: ev.ModelSpoke) -> None:
         if desk.model.can_cancel:
             desk.ask(do.CancelResponse(event.response_id))
         item = desk.ledger.items.get(event.item_id)
-        if item is not None and desk.model.can_truncate:
-            desk.ask(do.TruncateItem(item.item_id, item.content_index, int(item.received_ms)))
+        if item is None and desk.model.can_delete:
+            desk.ask(do.DeleteItem(event.item_id))
+        elif desk.model.can_truncate:
+            received_ms = 0.0 if item is None else item.received_ms
+            desk.ask(do.TruncateItem(event.item_id, event.content_index, int(received_ms)))
     desk.ledger.close_response(event.response_id)
 
 
@@ -154,6 +157,9 @@ def ended(desk: Desk, event: ev.ResponseEnded) -> None:
     if not present:
         return
     desk.active()
+    heard_the_caller = event.status == "cancelled" and event.reason == "turn_detected" and not turns.spoke
+    if heard_the_caller and was_wanted and desk.model.model_answers:
+        turns.expecting = True  # that turn it will answer; in time it is asked all the same
     if was_wanted and _brought_nothing(desk, event):
         _failed(desk, event)
         return
@@ -172,7 +178,7 @@ def _brought_nothing(desk: Desk, event: ev.ResponseEnded) -> bool:
     if event.status == "completed" and not desk.turns.worded:
         return desk.state.ending is None and not desk.turns.expecting  # nothing at all
     if event.status == "cancelled":  # by the service: for the caller's sake, who is answered anyway, or for no reason
-        return not (desk.turns.caller_speaking or desk.turns.expecting or desk.turns.wish)
+        return desk.state.ending is None and not (desk.turns.caller_speaking or desk.turns.expecting or desk.turns.wish)
     return True
 
 
@@ -188,11 +194,12 @@ def _failed(desk: Desk, event: ev.ResponseEnded) -> None:
         turns.want(wish)
         return
     nothing_at_all = event.status == "completed" and not in_writing
-    if nothing_at_all and wish.why in _NOBODY_WAITS_FOR:  # asked twice, it has nothing to say
+    taken_back = event.cure == "" and event.status == "cancelled"
+    if (nothing_at_all or taken_back) and wish.why in _NOBODY_WAITS_FOR:  # asked twice, it has nothing to say
         state.failures = 0
         return
-    left_off = event.cure == "" and event.status in ("incomplete", "cancelled")
-    if (nothing_at_all and wish.why != "greeting") or left_off:
+    left_off = event.cure == "" and event.status == "incomplete"
+    if ((nothing_at_all or taken_back) and wish.why != "greeting") or left_off:
         # Another session would say as little.
         _say_it_again(desk)
         return

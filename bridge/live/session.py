@@ -42,7 +42,12 @@ _STALLED_BYTES: Final = 1 << 20
 _MOST_PER_S: Final = 1000  # messages; two minutes of speech in deltas of 20 ms, with their words, are 12,000
 _MOST_AT_ONCE: Final = 12_000
 # What one service of an agent has and another may not, by how complaints name it: a call goes on without.
-_OF_TASTE: Final = (("voice", "voice"), ("transcription", "transcription_model"))
+_OF_TASTE: Final = {
+    "voice": "voice",
+    "language": "language",
+    "transcription": "transcription_model",
+    "input_audio_transcription": "transcription_model",
+}
 _NOT_WELCOME: Final = frozenset({3000, 3003})  # close codes Unauthorized and Forbidden (IANA's registry for RFC 6455)
 
 
@@ -152,33 +157,38 @@ class Session:
 
     def _tell(self, fact: ev.Event) -> None:
         """Of a session that is not in use yet the call hears only whether it is ready, or lost."""
+        if isinstance(fact, ev.ModelComplained) and self._configured and not self._ready:
+            if self._goes_without():
+                return
+            if fact.cure == "note" and self._is_about_us():
+                self._refused = fact
         if isinstance(fact, (ev.ModelComplained, ev.ResponseEnded)) and fact.cure == "fatal":
             code = fact.code if isinstance(fact, ev.ModelComplained) else fact.reason
             self._leg.circuits.refused(self._target, code, fact.message)
-        if isinstance(fact, ev.ModelComplained) and fact.cure == "note" and self._configured and not self._ready:
-            self._complained(fact)
         if self._leg.in_use(self):
             self._driver.deliver(fact)
         elif isinstance(fact, ev.ModelComplained) and fact.cure in ("rotate", "fatal"):
             self._lost(RealtimeError(fact.message, code=fact.code))
 
-    def _complained(self, fact: ev.ModelComplained) -> None:
+    def _is_about_us(self) -> bool:
         """Of a session that is not ready: about its configuration, or about what it was told of a session before it?"""
         complaint = self._decoder.complaint
         event_id, about = (complaint.event_id, complaint.param) if complaint is not None else ("", "")
-        if event_id == words.UPDATE_ID or about.startswith("session") or not (about or self._history):
-            if not self._goes_without(about):
-                self._refused = fact
+        return event_id == words.UPDATE_ID or about.startswith("session") or not (about or self._history)
 
-    def _goes_without(self, about: str) -> bool:
+    def _goes_without(self) -> bool:
         """A voice the service does not have makes it refuse all of our configuration: then it speaks in its own."""
-        name = next((field for word, field in _OF_TASTE if word in about and getattr(self._plan, field)), "")
-        if not name:
+        complaint = self._decoder.complaint
+        path = "" if complaint is None else complaint.param.replace("[", ".")
+        parts = path.split(".")
+        name = next((_OF_TASTE[part] for part in reversed(parts) if part in _OF_TASTE and "tools" not in parts), "")
+        if not name or not getattr(self._driver.plan.session, name):
             return False
-        log.warning("model_session_without", call_id=self._driver.plan.call_id, field=name)
-        self._plan = msgspec.structs.replace(self._plan, **{name: ""})
-        self._send(self._dialect.session_update(self._plan))
-        self._set_alarm(_CONFIRM_S, self._not_confirmed)
+        if getattr(self._plan, name):
+            log.warning("model_session_without", call_id=self._driver.plan.call_id, field=name)
+            self._plan = msgspec.structs.replace(self._plan, **{name: ""})
+            self._send(self._dialect.session_update(self._plan))
+            self._set_alarm(_CONFIRM_S, self._not_confirmed)
         return True
 
     def seed(self, items: Sequence[do.HistoryItem]) -> None:

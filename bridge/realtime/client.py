@@ -36,7 +36,7 @@ from bridge.realtime.memory import Conversations
 from bridge.realtime.profiles import Profile
 from bridge.realtime.session import Encoding, from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt
-from bridge.realtime.wire import table, wire_id
+from bridge.realtime.wire import table, whole, wire_id
 
 Audio = bytes | bytearray | memoryview | Any  # anything that gives its bytes: numpy int16, array("h")
 
@@ -94,6 +94,7 @@ class RealtimeClient(Emitter):
         self._created: asyncio.Future[bool] | None = None
         self._heard = self._new_input()
         self._answers = self._new_answers()
+        self._turn_end_ms = 0.0  # where in the caller's audio the service heard their last turn end
         self._committed = ""  # the event that last committed the caller's audio
         self._complaint: RealtimeError | None = None  # the last error envelope of this session
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -119,6 +120,7 @@ class RealtimeClient(Emitter):
             self._complaint = None
             await self.realtime.connect()
             self._heard = self._new_input()  # what somebody appended before was not sent
+            self._turn_end_ms = 0.0
             self.conversation.clear()  # of a session that was lost
             # Closed already? Why comes as an "error", and to who waits for a greeting.
             with contextlib.suppress(RealtimeError):
@@ -195,7 +197,7 @@ class RealtimeClient(Emitter):
         had_turns = self.turn_detection_type is not None
         self.session |= changed
         if had_turns and self.turn_detection_type is None:
-            self._heard.take()  # the service has committed it, turn by turn
+            self._heard.forget(self._turn_end_ms)  # the service has committed that, turn by turn
         if self.is_connected:
             await self._send_session()
 
@@ -375,6 +377,8 @@ class RealtimeClient(Emitter):
             case "session.created":
                 if self._created is not None and not self._created.done():
                     self._created.set_result(True)
+            case "input_audio_buffer.speech_stopped":
+                self._turn_end_ms = float(whole(event.get("audio_end_ms")))
             case "input_audio_buffer.speech_started":
                 self.dispatch("conversation.interrupted", {})
             case "response.created":

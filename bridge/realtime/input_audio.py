@@ -32,6 +32,12 @@ class InputAudio:
         start, end = (int(ms * self.bytes_per_ms) // 2 * 2 - self._dropped for ms in (start_ms, end_ms))
         return bytes(self._kept[max(0, start) : max(0, end)])
 
+    def forget(self, until_ms: float) -> None:
+        """What lies before a position is not needed any more."""
+        size = min(max(int(until_ms * self.bytes_per_ms) // 2 * 2 - self._dropped, 0), len(self._kept))
+        del self._kept[:size]
+        self._dropped += size
+
     def take(self) -> bytes:
         """All that is kept; positions go on from here."""
         taken = bytes(self._kept)

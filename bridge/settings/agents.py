@@ -300,7 +300,9 @@ class AgentFile(Part):
         pattern=r"^([a-zA-Z]{2,3}(-[A-Za-z0-9]{2,8})*)?$",
         description="The caller's language, such as en; empty: any.",
     )
-    voice: str = Field(default="", description="The model service's voice; empty, or one it does not have: its own.")
+    voice: str = Field(
+        default="", description="The model service's voice; empty, or one it says it does not have: its own."
+    )
     speed: float = Field(default=1.0, ge=0.25, le=1.5, description="How fast it speaks.")
     model: ModelChoice = Field(
         default=ModelChoice(), description="Which model service speaks, and which take over when it cannot."

@@ -133,6 +133,8 @@ def variable(name: str, *, config: Path | None = None) -> str:
         raise ConfigError(wrong)
     for key in own.lower().split("__"):
         in_yaml = in_yaml.get(key) if isinstance(in_yaml, dict) else None
+    if in_yaml is True:
+        in_yaml = "true"
     layers = [{key.upper(): value for key, value in layer.items()} for layer in (env, dotenv)]
     found = [layer.get(name.upper()) for layer in layers] + [secrets.get(ENV_PREFIX + own), in_yaml]
     return next((value for value in found if value and isinstance(value, str)), "")

@@ -110,8 +110,8 @@ def _first_sound(outcome: Outcome, sounds: Sequence[Stretch]) -> list[Found]:
 
 def _spoken(outcome: Outcome, sounds: Sequence[Stretch]) -> Sequence[Stretch]:
     """The agent's own words, without our fillers, where the service told what it said; else every sound."""
-    told = [turn for turn in outcome.agent_turns if turn.text]
-    if not told:
+    told = outcome.agent_turns
+    if not any(turn.text for turn in told):
         return sounds
     both = [
         Stretch(max(sound.start_ms, turn.start_ms), min(sound.stop_ms, turn.stop_ms))

@@ -161,12 +161,13 @@ class TwilioDoor:
     async def _body(self, request: web.Request) -> bytes:
         """Raises TimeoutError for one that takes too long, also for want of room for others."""
         async with asyncio.timeout(self._settings.limits.body_s) as patience:
-            self._reading[patience] = None
-            if len(self._reading) > _MOST_BODIES:
-                slowest = next(iter(self._reading))
-                del self._reading[slowest]
-                slowest.reschedule(0.0)
             try:
+                self._reading[patience] = None
+                if len(self._reading) > _MOST_BODIES:
+                    slowest = next(iter(self._reading))
+                    del self._reading[slowest]
+                    if not slowest.expired():  # one that has goes by itself
+                        slowest.reschedule(0.0)
                 return await request.read()
             finally:
                 self._reading.pop(patience, None)

@@ -106,6 +106,13 @@ ENDINGS: list[Story] = [
         on=plan(greeting="Greet.", max_tokens=1000),
     ),
     story(
+        "a goodbye that is taken back is not made again, and nobody is asked to say anything again",
+        at(0, ev.HangUpWished("operator"), ask(GOODBYE)),
+        at(200, response("r1"), ends("r1", "cancelled"), HANG_UP),
+        at(210, HUNG_UP, CLOSE_MODEL, end(EndReason.ENDED_BY_OPERATOR)),
+        on=plan(**POLITE),
+    ),
+    story(
         "a goodbye that never comes is waited for eight seconds",
         at(0, ev.HangUpWished("operator"), ask(GOODBYE)),
         at(7999),

@@ -182,6 +182,16 @@ def test_a_response_that_never_ends_is_cut_at_two_minutes() -> None:
     assert book.call.state.transcript.find("endless").cut
 
 
+def test_an_item_that_begins_beyond_the_limit_was_not_said_at_all() -> None:
+    book = Playbook.connected(plan(model=OBEYS))
+    book.give(response("r1"))
+    for _ in range(600):
+        book.give(says("r1", "a", 200))
+    book.give(says("r1", "b", 200))
+    book.give(says("r1", "c", 200))
+    assert book.all(do.DeleteItem) == [do.DeleteItem("b")] and not book.all(do.TruncateItem)
+
+
 def test_a_speech_of_many_items_is_cut_off() -> None:
     book = Playbook.connected()
     book.give(response("r1"))

@@ -105,21 +105,40 @@ async def test_a_service_that_refuses_our_configuration_is_not_spoken_to_with_it
 @on_virtual_time
 async def test_a_service_that_has_not_the_agents_voice_is_asked_for_its_own() -> None:
     service = Service()
-    line = await call(
-        service, session=SessionPlan(instructions="Be Ada.", voice="marin", transcription_model="whisper")
-    )
+    session = SessionPlan(instructions="Be Ada.", voice="marin", transcription_model="whisper", language="en")
+    line = await call(service, session=session)
     heard = facts(line)
     service.last.greets()
-    for param in ("session.audio.output.voice", "session.input_audio_transcription.model"):
-        service.last.says("error", error={"code": "invalid_value", "message": "not here", "param": param})
+    gone = "The model `whisper` does not exist or you do not have access to it."
+    for param, code, message in (
+        ("session.audio.output.voice", "invalid_value", "not here"),
+        ("session.audio.output.voice", "invalid_value", "not here"),
+        ("session.audio.input.transcription.language", "invalid_value", "not here"),
+        ("session.input_audio_transcription.model", "model_not_found", gone),
+    ):
+        service.last.says("error", error={"code": code, "message": message, "param": param})
     await asyncio.sleep(1.0)
     service.last.confirms()
-    assert ev.ModelReady(1) in heard
+    assert ev.ModelReady(1) in heard and not any(isinstance(fact, ev.ModelLost) for fact in heard)
     asked = [json.dumps(update["session"]) for update in service.last.of("session.update")]
-    assert ["marin" in one for one in asked] == [True, False, False]
-    assert ["whisper" in one for one in asked] == [True, True, False]
+    assert ["marin" in one for one in asked] == [True, False, False, False]
+    assert ['"language": "en"' in one for one in asked] == [True, True, False, False]
+    assert ["whisper" in one for one in asked] == [True, True, True, False]
     assert all("Be Ada." in one for one in asked)
     await hang_up(line)
+
+
+@on_virtual_time
+async def test_a_complaint_about_a_tool_that_knows_voices_takes_no_voice_away() -> None:
+    service = Service()
+    line = await call(service, session=SessionPlan(instructions="Be Ada.", voice="marin"))
+    service.last.greets()
+    about = "session.tools[0].parameters.properties.voice"
+    service.last.says("error", error={"code": "invalid_value", "message": "not here", "param": about})
+    assert len(service.last.of("session.update")) == 1
+    await asyncio.sleep(2.1)
+    assert service.last.closed, "refused"
+    await line.task
 
 
 @on_virtual_time

@@ -1230,10 +1230,28 @@ async def test_what_a_service_committed_turn_by_turn_is_not_committed_again() ->
     async with talking() as (client, service):
         await client.update_session(turn_detection={"type": "server_vad"})
         await client.append_input_audio(bytes(4800))
+        await service.say({"type": "input_audio_buffer.speech_stopped", "audio_end_ms": 100, "item_id": "u"})
+        await settle(lambda: client._turn_end_ms)
         await client.update_session(turn_detection="none")
         await client.create_response()
         await quiet(client, service)
         assert not await service.heard_type("input_audio_buffer.commit", 0)
+
+
+async def test_what_a_service_still_holds_of_a_turn_is_committed_where_turns_become_manual() -> None:
+    async with talking() as (client, service):
+        await client.update_session(turn_detection={"type": "server_vad"})
+        await client.append_input_audio(b"\1" * 4800 + b"\2" * 4800)
+        await service.say({"type": "input_audio_buffer.speech_stopped", "audio_end_ms": 100, "item_id": "u"})
+        await settle(lambda: client._turn_end_ms)
+        await client.update_session(turn_detection="none")
+        await client.create_response()
+        await quiet(client, service)
+        assert len(await service.heard_type("input_audio_buffer.commit")) == 1
+        wire = {"id": "v", "type": "message", "role": "user", "content": []}
+        await service.say({"type": "conversation.item.added", "item": wire})
+        await settle(lambda: client.conversation.get_item("v"))
+        assert bytes(client.conversation.get_item("v").formatted.audio) == b"\2" * 4800
 
 
 async def test_half_a_sample_is_refused() -> None:

@@ -169,5 +169,7 @@ def test_a_filler_is_no_answer_where_the_agents_words_are_known() -> None:
     assert measure(call).answer_ms.p50 == 2000
     told = replace(call, agent_turns=(AgentTurn(5600, 7000, "It is.", "It is."),))
     assert measure(told).answer_ms.p50 == 3600
+    quiet = replace(call, agent_turns=(AgentTurn(4000, 4500, "", ""), *told.agent_turns))
+    assert measure(quiet).answer_ms.p50 == 2000, "an answer whose words nobody wrote down"
     joined = replace(outcome(agent=[(4000, 7000)], caller=[turn]), agent_turns=told.agent_turns)
     assert measure(joined).answer_ms.p50 == 3600

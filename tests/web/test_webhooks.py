@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge import settings
 from bridge.live.places import Places
 from bridge.live.switchboard import Switchboard
 from bridge.metrics import Metrics
@@ -18,6 +19,7 @@ from tests.live import services
 from tests.live.calls import Nobody, settle
 from tests.live.houses import house
 from tests.web.conftest import CALL, PUBLIC, TOKEN, Service, Start
+from tests.web.switchboards import FakeSwitchboard
 
 
 def verbs(document: str) -> list[str]:
@@ -316,3 +318,33 @@ async def test_a_call_that_is_given_no_other_stream_goes_where_it_was_to_be_tran
 async def test_what_a_call_is_told_of_its_caller_has_an_end(service: Service) -> None:
     await service.post("/twilio/voice", {**CALL, "CallerName": "A" * 5000})
     assert service.switchboard.expected[0].variables == {"CallerName": "A" * 256}
+
+
+async def test_a_body_whose_patience_ends_as_it_is_to_make_way_harms_nobody(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.web.webhooks._MOST_BODIES", 1)
+
+    class Body:
+        def __init__(self, *, stalls: bool) -> None:
+            self.stalls = stalls
+
+        async def read(self) -> bytes:
+            await asyncio.sleep(100 if self.stalls else 0)
+            return b"whole"
+
+    quick = settings.load({"BRIDGE_LIMITS__BODY_S": "0.2"})
+    board = FakeSwitchboard()
+    door = TwilioDoor(quick, board, validator=None, base_url=PUBLIC, metrics=Metrics())  # type: ignore[arg-type]
+    loop = asyncio.get_running_loop()
+    slow = loop.create_task(door._body(Body(stalls=True)))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    (patience,) = door._reading
+    others: list[asyncio.Task[bytes]] = []
+    due = patience.when()
+    assert due is not None
+    # in the very pass in which the patience with the slow one ends
+    loop.call_at(due - 1e-7, lambda: others.append(loop.create_task(door._body(Body(stalls=False)))))  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError):
+        await slow
+    assert await others[0] == b"whole" and not door._reading
