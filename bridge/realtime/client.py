@@ -326,7 +326,7 @@ class RealtimeClient(Emitter):
             cut = {"item_id": item_id, "content_index": index, "audio_end_ms": heard_ms}
             await self.realtime.send("conversation.item.truncate", cut)
         else:
-            self.conversation.cut(item, heard_ms)
+            self.conversation.truncate(item, heard_ms)
         return item
 
     async def delete_item(self, item_id: str) -> None:

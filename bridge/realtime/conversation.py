@@ -21,6 +21,7 @@ from bridge.realtime.wire import clean, rows, table, whole, wire_id
 
 AUDIO_PARTS = frozenset({"audio", "output_audio"})
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+_LONGEST = 1 << 24  # characters: as long as a message may be
 NAMELESS = MADE_UP + "response"  # made an item, but its service gave it no id
 
 
@@ -54,8 +55,7 @@ class Item:
     content: list[dict[str, Any]] = field(default_factory=list)  # parts as the service sends them
     response_id: str = ""  # of the response that made it, as far as the service says
     formatted: Formatted = field(default_factory=Formatted)
-    truncated: bool = False  # what is said of its words from then on is not what was heard
-    cut: bool = False  # here alone: its service does not know, and may go on with it
+    truncated: bool = False  # what is said of it from then on was not heard; its service may not know, and go on
 
     def audio_index(self) -> int | None:
         """Where its audio stands in `content`; 0 for a service that announces no parts; None if it has none."""
@@ -175,11 +175,11 @@ class Conversation:
         parts = rows(wire.get("content"))
         if len(parts) >= len(item.content):
             item.content = [dict(part) for part in parts]
-            text = "".join(clean(part.get("text")) for part in parts if _is(part, TEXT_PARTS))
+            text = "".join(clean(part.get("text"), _LONGEST) for part in parts if _is(part, TEXT_PARTS))
             item.formatted.text = text or item.formatted.text
             if item.truncated:
                 _take_words(item)
-            spoken = "".join(clean(part.get("transcript")) for part in item.content)
+            spoken = "".join(clean(part.get("transcript"), _LONGEST) for part in item.content)
             item.formatted.transcript = spoken or item.formatted.transcript
         if item.type == "function_call":
             tool = item.formatted.tool or ToolCall(wire_id(wire.get("call_id")) or item.id)
@@ -195,11 +195,6 @@ class Conversation:
             return ()
         self.truncate(item, whole(event.get("audio_end_ms")))
         return (Change(item),)
-
-    def cut(self, item: Item, audio_end_ms: int) -> None:
-        """Truncate where the service does not: what it still says of the item changes nothing."""
-        self.truncate(item, audio_end_ms)
-        item.cut = True
 
     def truncate(self, item: Item, audio_end_ms: int) -> None:
         """Cut an item to what was heard. Its words go: nobody knows how many of them that was."""
@@ -371,13 +366,13 @@ class Conversation:
 
     def _spoken_of(self, event: dict[str, Any]) -> tuple[Item | None, bool]:
         """The agent's item a delta belongs to, and whether it is new: made if it was never announced, None if it was
-        deleted or cut. Without ids, as in a binary frame, the delta belongs to what is being said.
+        deleted or truncated. Without ids, as in a binary frame, the delta belongs to what is being said.
         """
         response_id = wire_id(event.get("response_id")) or next(reversed(self._current), "")
         item_id = wire_id(event.get("item_id")) or self._current.get(response_id, "") or self._make_up()
         self._remember(self._current, response_id, item_id)
         item = self._items.get(item_id)
-        if item_id in self._deleted or (item is not None and item.cut):
+        if item_id in self._deleted or (item is not None and item.truncated):
             return None, False
         if item is not None:
             return item, False

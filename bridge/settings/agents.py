@@ -403,5 +403,6 @@ class AgentFile(Part):
         if isinstance(self.fallback, FallbackMessage):
             played.add(self.fallback.message)
         for name in self.clips:
-            if name not in played:
-                yield f"clips: nothing plays {name!r}{nearest(name, played)}"
+            meant = "" if name in played else nearest(name, ("filler", "apology", "again"))
+            if meant:
+                yield f"clips: nothing plays {name!r}{meant}"

@@ -142,7 +142,7 @@ class Listener:
             "max_headers": 100,
             "auto_decompress": False,
         }
-        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_CLOSE_S, **self._how)
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_CLOSE_S)
         self._settings = settings
         self._waiting = Waiting(settings.limits.waiting_connections, settings.limits.header_s)
         self._server: asyncio.Server | None = None

@@ -498,11 +498,11 @@ def test_the_model_misbehaves_as_its_script_says(run_visited: Run, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "mistakes"),
     [
-        (b"dialect: gamma\n", ["invalid enum value 'gamma'"]),
+        (b"dialect: gamma\n", ["dialect: write ga or beta, found 'gamma'"]),
         (b"connections:\n  - {speed: 0}\n  - {on: first}\n", ["connections[1]: speed", "connections[2]: on"]),
         (b"responses: [2]\n", ["make it a list of mappings"]),
         (b"steps: [\n", ["not YAML: expected the node content"]),
-        (b"\xff\xfe\n", ["can't decode"]),
+        (b"\xff\xfe\n", ["cannot be read as UTF-8"]),
         (None, ["No such file"]),
     ],
 )

@@ -992,3 +992,32 @@ async def test_a_service_that_floods_us_is_lost_and_one_that_answers_quickly_is_
     (lost,) = [fact for fact in heard if isinstance(fact, ev.ModelLost)]
     assert lost.why == "connection_lost" and flooding.closed
     await hang_up(line)
+
+
+@on_virtual_time
+async def test_a_service_may_go_on_for_as_long_as_it_likes_at_an_honest_pace() -> None:
+    service = Service()
+    line = await call(service)
+    service.last.greets()
+    service.last.confirms()
+    for _ in range(4):
+        for _ in range(9000):
+            service.last.says("house.news")
+        await asyncio.sleep(10)
+    assert not service.last.closed
+    await hang_up(line)
+
+
+@on_virtual_time
+async def test_who_is_asked_again_without_a_voice_has_its_time_to_confirm() -> None:
+    service = Service()
+    line = await call(service, session=SessionPlan(voice="marin"))
+    heard = facts(line)
+    service.last.greets()
+    await asyncio.sleep(1.5)
+    service.last.says("error", error={"code": "invalid_value", "message": "not here", "param": "session.voice"})
+    await asyncio.sleep(1.5)
+    assert ev.ModelReady(1) not in heard
+    service.last.confirms()
+    assert ev.ModelReady(1) in heard
+    await hang_up(line)

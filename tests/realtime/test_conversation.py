@@ -399,6 +399,7 @@ def test_what_was_cut_does_not_come_back_with_the_end_of_its_item() -> None:
         conversation,
         {"type": "conversation.item.added", "item": item},
         {"type": "conversation.item.truncated", "item_id": "i", "audio_end_ms": 30},
+        {"type": "response.output_audio_transcript.delta", "response_id": "r", "item_id": "i", "delta": "of it"},
         {"type": "response.output_item.done", "response_id": "r", "item": whole},
         {"type": "conversation.item.done", "item": whole},
     )
@@ -413,6 +414,9 @@ def test_a_long_text_is_whole_in_its_part_as_well() -> None:
     play(conversation, {"type": "conversation.item.added", "item": item}, *[{**words, "delta": "a" * 5000}] * 30)
     (kept,) = conversation.get_items()
     assert len(kept.formatted.text) == len(kept.content[0]["text"]) == 150_000
+    whole = {**item, "content": [{"type": "output_text", "text": "a" * 150_000}]}
+    play(conversation, {"type": "conversation.item.done", "item": whole})
+    assert len(kept.formatted.text) == 150_000
 
 
 def test_an_item_of_no_kind_we_can_read_breaks_nothing() -> None:

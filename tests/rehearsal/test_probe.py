@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from bridge.cli import app
 from bridge.errors import RealtimeError, UsageError
 from bridge.localmodel.brain import Brain, Heard
 from bridge.localmodel.server import LocalModel
@@ -248,3 +250,19 @@ async def test_the_command_prints_data_and_tells_by_its_exit_code() -> None:
     assert (code, data["would_work"], data["shape"]) == (0, True, "ga")
     code, data = await command("ws://127.0.0.1:9/v1/realtime")
     assert (code, data["would_work"]) == (1, False)
+
+
+def test_a_profile_is_probed_where_and_for_the_model_that_calls_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(probe, "target_of", lambda where, known, **how: asked.append((where, how)) or 1 / 0)
+    for name, value in (("URL", "ws://elsewhere.test/v1"), ("MODEL", "mine"), ("PROFILE", "azure")):
+        monkeypatch.setenv(f"BRIDGE_REALTIME__{name}", value)
+    monkeypatch.setenv("BRIDGE_ALLOW_PLAIN", "true")
+    for words in (["azure"], ["azure", "--model", "other"], ["openai"]):
+        assert isinstance(CliRunner().invoke(app, ["probe", *words]).exception, ZeroDivisionError)
+    found = [(where, how["url"], how["model"], how["plain"]) for where, how in asked]
+    assert found == [
+        ("azure", "ws://elsewhere.test/v1", "mine", True),
+        ("azure", "ws://elsewhere.test/v1", "other", True),
+        ("openai", "", "", False),
+    ]
