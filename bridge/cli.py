@@ -208,10 +208,15 @@ async def _serve(settings: Any, loop: str, journal: Path | None) -> None:
     await service.run()
 
 
+def _why(error: OSError) -> str | None:
+    """In the system's own words; asyncio puts the address as Python writes it into them, a name server has others."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+
+
 def _not_started(settings: Any, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):  # tempfile's, of all places it tried
         return "no folder for temporary files can be written to. Set TMPDIR to one (in a container: --tmpfs /tmp)"
-    why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    why = _why(error)
     if error.errno in _NOTHING_LEFT:
         return f"cannot start: {why}. Raise the limits of this process (ulimit -a)"
     remedy = (
@@ -272,8 +277,7 @@ async def _model(config: Path | None, host: str, port: int, script: Path | None,
         at = await local.start(host, port)
     except OSError as error:
         asked_by = "BRIDGE_LOCAL_MODEL__PORT" if companion else "--port" if error.errno in _PORTS else "--host"
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise ConfigError([f"cannot listen on {host}:{port}: {why}. Choose another {asked_by}"]) from None
+        raise ConfigError([f"cannot listen on {host}:{port}: {_why(error)}. Choose another {asked_by}"]) from None
     address = f"ws://{host}:{at}/v1/realtime"
     try:
         if companion:

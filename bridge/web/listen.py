@@ -122,7 +122,8 @@ class _Handler(web.RequestHandler):
         self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         response = super().handle_error(request, status, exc, message)
-        plain = web.Response(status=response.status, text="This is no request we can read.\n", headers=HEADERS)
+        headers = HEADERS | {"Cache-Control": "no-store"}
+        plain = web.Response(status=response.status, text="This is no request we can read.\n", headers=headers)
         plain.force_close()
         return plain
 

@@ -533,6 +533,7 @@ async def test_a_head_without_end_is_not_read_for_ever() -> None:
 
 async def test_who_refuses_is_hung_up_on() -> None:
     async with door(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n") as (seen, url):
-        await refusal(url)
+        error = await refusal(url)
+        assert error.status == 503
         async with asyncio.timeout(5):
-            await seen.left.wait()
+            assert await seen.left.wait(), "the socket was closed"

@@ -221,7 +221,8 @@ def test_the_model_on_this_machine_has_a_port_of_its_own(folder: Folder, host: s
 )
 def test_the_same_port_is_no_mistake_where_not_both_listen_on_it(folder: Folder, yaml: str) -> None:
     folder.write("bridge.yaml", yaml)
-    folder.load()
+    loaded = folder.load()
+    assert loaded.port == loaded.local_model.port, "taken as it stands there"
 
 
 @pytest.mark.parametrize(

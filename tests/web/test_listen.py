@@ -145,7 +145,7 @@ async def test_what_is_no_http_is_one_line_without_a_traceback(
     service = await start()
     with capture_logs() as logged, caplog.at_level(logging.DEBUG, "aiohttp.server"):
         said = await talk(service.listener.port, sent)
-    assert said.startswith(b"HTTP/1.0 400 ") and b"\r\nServer: voice-bridge\r\n" in said
+    assert said.startswith(b"HTTP/1.0 400 ") and b"\r\nServer: voice-bridge\r\n" in said and b"no-store" in said
     assert said.endswith(b"\r\n\r\nThis is no request we can read.\n")
     (line,) = logged
     assert (line["event"], line["log_level"]) == ("request_unreadable", "info")

@@ -311,9 +311,12 @@ async def test_a_worker_for_whom_there_is_no_room_is_hired_when_there_is(monkeyp
         with monkeypatch.context() as without_room:
             without_room.setattr(asyncio, "create_subprocess_exec", _no_room)
             with capture_logs() as told:
-                os.kill(running.workers.pids[0], signal.SIGKILL)
+                before = running.workers.pids
+                os.kill(before[0], signal.SIGKILL)
                 await until(lambda: _true(len([one for one in told if one["event"] == "worker_not_hired"]) > 1))
         await until(lambda: _true(len(running.workers.pids) == 2))
+        now = running.workers.pids
+        assert now[0] != before[0] and now[1] == before[1]
 
 
 async def _no_room(*command: object, **options: object) -> None:
