@@ -24,6 +24,7 @@ from websockets.uri import WebSocketURI, parse_uri
 
 from bridge.errors import RealtimeError
 from bridge.live import addresses
+from bridge.live.together import Together
 from bridge.live.websocket import CallSocket, Carrying, Closed, Message, client_wire
 from bridge.realtime.dialect import code_of_status
 
@@ -46,10 +47,11 @@ class Refused(RealtimeError):
 class _Dialling(asyncio.Protocol):
     """The transport's side during the handshake."""
 
-    def __init__(self, wire: ClientProtocol, on_message: Message, on_closed: Closed) -> None:
+    def __init__(self, wire: ClientProtocol, on_message: Message, on_closed: Closed, together: Together | None) -> None:
         self._wire = wire
         self._on_message = on_message
         self._on_closed = on_closed
+        self._together = together
         self._head = bytearray()
         self.opened: asyncio.Future[CallSocket] = asyncio.get_running_loop().create_future()
 
@@ -84,7 +86,12 @@ class _Dialling(asyncio.Protocol):
             return
         self._wire.events_received()
         socket = CallSocket(
-            self._wire, self._transport, max_bytes=MAX_BYTES, on_message=self._on_message, on_closed=self._on_closed
+            self._wire,
+            self._transport,
+            max_bytes=MAX_BYTES,
+            on_message=self._on_message,
+            on_closed=self._on_closed,
+            together=self._together,
         )
         self._transport.set_protocol(Carrying(socket))
         self.opened.set_result(socket)
@@ -118,6 +125,7 @@ async def dial(
     *,
     on_message: Message,
     on_closed: Closed,
+    together: Together | None = None,
 ) -> CallSocket:
     """An open socket to the service; `on_message` may be called before this returns.
 
@@ -125,7 +133,7 @@ async def dial(
     the service answered with an HTTP status). Set limits with asyncio.timeout.
     """
     uri, wire = _prepare(url, headers, subprotocols)
-    dialling = _Dialling(wire, on_message, on_closed)
+    dialling = _Dialling(wire, on_message, on_closed, together)
     transport: asyncio.BaseTransport | None = None
     try:
         transport = await _connected(uri, dialling)

@@ -11,6 +11,7 @@ import hmac
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
@@ -98,7 +99,7 @@ class Switchboard:
         token_s: float = 60.0,
         watchers: Watchers | None = None,
         ended: Callable[[Driver, EndReason], None] | None = None,
-        dial: Dial = connect.dial,
+        dial: Dial | None = None,
     ) -> None:
         self._directory = directory
         self._services = services
@@ -107,9 +108,9 @@ class Switchboard:
         self._token_s = token_s
         self._watchers = watchers
         self._ended = ended
-        self._dial = dial
         self._circuits = Circuits()
         self.together = Together()
+        self._dial = dial or partial(connect.dial, together=self.together)
         self._lines: dict[str, _Line] = {}  # by carrier call id
         self._over: dict[str, _Over] = {}  # by carrier call id
         self._draining = False

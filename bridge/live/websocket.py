@@ -24,6 +24,8 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
+from bridge.live.together import Together
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # no compiled wheel for this platform: slower, the same bytes
@@ -38,6 +40,8 @@ _MOST_UNREAD: Final = 262_144  # bytes a peer may leave unread while it makes us
 _SECOND_LOOK_S: Final = 0.25
 _SMALLEST_FRAGMENT: Final = 64  # bytes, on average; a message in smaller pieces than that is an attack on memory
 _LONGEST_REASON: Final = 123  # bytes in a close frame (RFC 6455 section 5.5)
+
+_APART: Final = Together()  # never begun
 
 # The library tells its logger of every connection, and at DEBUG of every header and frame: keys and voices.
 _quiet = logging.getLogger("bridge.wire")
@@ -59,7 +63,10 @@ Closed = Callable[[int, str], None]  # (close code: theirs, else ours, else 1006
 
 
 class CallSocket:
-    """One side of an open WebSocket. `max_bytes` bounds a message; a larger one closes with 1009."""
+    """One side of an open WebSocket. `max_bytes` bounds a message; a larger one closes with 1009.
+
+    Packets are read, and messages written, at once, or in stages with those of the sockets it is `together` with.
+    """
 
     def __init__(
         self,
@@ -69,43 +76,55 @@ class CallSocket:
         max_bytes: int,
         on_message: Message,
         on_closed: Closed,
+        together: Together | None = None,
     ) -> None:
         assert wire.state is State.OPEN, "the handshake comes first"
-        self._wire = wire
-        self._transport = transport
-        self._max_bytes = max_bytes
-        self.on_message = on_message
+        # What every frame needs comes first: attributes lie in the order in which they are first set, and a call that
+        # waits its turn among hundreds finds them out of the caches, a line of sixty-four bytes at a time.
         self._on_closed: Closed | None = on_closed
+        self._unanswered = False
+        self._silent = False  # nothing came since the probe
+        self._rest: bytearray | None = None  # an incomplete frame
+        self._max_bytes = max_bytes
         self._open = True
-        self._mask_bit = 0x80 if wire.side is Side.SERVER else 0  # what a peer's frame has to have
-        self._masks = _Masks() if wire.side is Side.CLIENT else None
-        self._rest = bytearray()  # an incomplete frame
-        self._need = 2
         self._in_fragments = False
+        self._mask_bit = 0x80 if wire.side is Side.SERVER else 0  # what a peer's frame has to have
+        self.on_message = on_message
+        self._masks = _masks if wire.side is Side.CLIENT else None
+        self._transport = transport
+        self._together = together or _APART
+        self._wire = wire
+        self._need = 2
         self._fragments: list[bytes] = []
         self._fragments_text = True
         self._most_fragments = max(1024, max_bytes // _SMALLEST_FRAGMENT)
         self._uncommon = 0
         self._most_unread = max(_MOST_UNREAD, max_bytes)
         self._alarm: asyncio.TimerHandle | None = None
-        self._unanswered = False
         self._probe: asyncio.TimerHandle | None = None
-        self._silent = False  # nothing came since the probe
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ------------------------------------------------------------ reading
 
+    def arrived(self, data: bytes) -> None:
+        """Bytes from the transport, to be read with what the same pass of the loop brings others."""
+        together = self._together
+        if together.begun:
+            together.arrived(self, data)
+        else:
+            self.feed(data)
+
     def feed(self, data: bytes) -> None:
-        """Bytes from the transport."""
+        """Bytes to be read now."""
         if self._on_closed is None:
             return
         self._unanswered = self._silent = False
-        if self._rest:
-            self._rest += data
-            if len(self._rest) < self._need:
+        rest = self._rest
+        if rest is not None:
+            rest += data
+            if len(rest) < self._need:
                 return
-            data = bytes(self._rest)
-            self._rest.clear()
+            data, self._rest = bytes(rest), None
         at, end = 0, len(data)
         while end - at >= 2:
             head, second = data[at], data[at + 1]
@@ -128,7 +147,7 @@ class CallSocket:
                 return
             if after > end:
                 self._need = after - at
-                self._rest += data[at:]
+                self._rest = bytearray(data[at:])
                 return
             if (
                 (head == _TEXT or head == _BINARY)
@@ -151,10 +170,11 @@ class CallSocket:
             at = after
         if at < end:
             self._need = 2
-            self._rest += data[at:]
+            self._rest = bytearray(data[at:])
 
     def feed_end(self) -> None:
         """The transport will bring no more."""
+        self._together.read()
         if self._on_closed is not None:
             self._wire.receive_eof()
             self._finish()
@@ -186,6 +206,7 @@ class CallSocket:
 
     def _flush(self) -> None:
         """Write what the protocol has to say, and hang up where it has come to its end."""
+        self._together.flush()
         for data in self._wire.data_to_send():
             if data and not self._transport.is_closing():
                 self._transport.write(data)
@@ -223,16 +244,23 @@ class CallSocket:
     def send(self, payload: bytes) -> None:
         """One text message, now. On a closing socket it is lost, as it would be on the way."""
         if self._open:
-            self._transport.write(self._frame(payload, _TEXT))
+            self._write(self._frame(payload, _TEXT))
 
     def send_binary(self, payload: bytes) -> None:
         if self._open:
-            self._transport.write(self._frame(payload, _BINARY))
+            self._write(self._frame(payload, _BINARY))
 
     def send_all(self, payloads: Iterable[bytes]) -> None:
         """Several text messages in one write."""
         if self._open:
-            self._transport.write(b"".join([self._frame(payload, _TEXT) for payload in payloads]))
+            self._write(b"".join([self._frame(payload, _TEXT) for payload in payloads]))
+
+    def _write(self, data: bytes) -> None:
+        together = self._together
+        if together.begun:
+            together.write(self._transport, data)
+        else:
+            self._transport.write(data)
 
     def _frame(self, payload: bytes, head: int) -> bytes:
         length = len(payload)
@@ -327,7 +355,7 @@ class CallSocket:
         on_closed, self._on_closed = self._on_closed, None
         self._open = False
         self._stop_alarm()
-        self._rest.clear()
+        self._rest = None
         self._fragments.clear()
         said = self._wire.close_rcvd or self._wire.close_sent
         code, reason = (1006, "") if said is None else (int(said.code), said.reason)
@@ -337,18 +365,20 @@ class CallSocket:
 
 
 class Carrying(asyncio.Protocol):
-    """The transport's side of an open socket: the event loop hands its bytes to `feed` itself."""
+    """The transport's side of an open socket: the event loop hands over its bytes itself."""
 
     def __init__(self, socket: CallSocket) -> None:
         self._socket = socket
-        self.data_received = socket.feed  # type: ignore[method-assign]  # one call less for each packet
+        self.data_received = socket.arrived  # type: ignore[method-assign]  # one call less for each packet
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._socket.feed_end()
 
 
 class _Masks:
-    """Masking keys, unpredictable as RFC 6455 section 5.3 asks, drawn from the system a page at a time."""
+    """Masking keys, unpredictable as RFC 6455 section 5.3 asks, drawn from the system a page at a time and for
+    all sockets.
+    """
 
     __slots__ = ("_at", "_page")
 
@@ -362,6 +392,9 @@ class _Masks:
             self._page, at = os.urandom(1024), 0
         self._at = at + 4
         return self._page[at : at + 4]
+
+
+_masks: Final = _Masks()
 
 
 def client_wire(uri: WebSocketURI, subprotocols: Sequence[Subprotocol], max_bytes: int) -> ClientProtocol:

@@ -66,6 +66,7 @@ class MediaDoor:
         colleagues: Colleagues | None = None,
     ) -> None:
         self._switchboard = switchboard
+        self.together = switchboard.together
         self._validator = validator
         self._start_s = start_s
         self._most = pre_start
@@ -168,6 +169,7 @@ class _Stream:
             max_bytes=MAX_BYTES,
             on_message=self._introduce,
             on_closed=self._closed,
+            together=door.together,
         )
         connection = transport.get_extra_info("socket")
         if connection is not None:
@@ -178,9 +180,11 @@ class _Stream:
 
     def feed(self, data: bytes) -> None:
         """Bytes of the connection, kept while the stream may have to be handed over."""
-        if self.said is not None:
+        if self.said is None:
+            self.socket.arrived(data)
+        else:
             self.said.append(data)
-        self.socket.feed(data)
+            self.socket.feed(data)
 
     def _introduce(self, payload: bytes, is_text: bool) -> None:
         """Messages before the stream has proven itself: connected, then start. Unknown events may come between."""
@@ -306,7 +310,7 @@ class _Taken(asyncio.Protocol):
     def __init__(self, connection: Any, stream: _Stream) -> None:
         self._connection = connection
         # an attribute and no method: one call less for each packet
-        self.data_received = stream.socket.feed if stream.said is None else stream.feed  # type: ignore[method-assign]
+        self.data_received = stream.socket.arrived if stream.said is None else stream.feed  # type: ignore[method-assign]
 
     def eof_received(self) -> bool | None:
         return self._connection.eof_received()  # type: ignore[no-any-return]  # aiohttp leaves it untyped here

@@ -68,7 +68,7 @@ class Pace:
         """Once in each pass of the loop, which then takes all that has come."""
         if not self._running:
             return
-        self._together.settle()
+        self._together.turn()
         now = self._clock()
         if now < self._next_at:
             self._sleep(self._next_at - now)

@@ -18,7 +18,6 @@ from functools import partial
 import structlog
 
 from bridge.errors import ConfigError, EndReason
-from bridge.live import connect
 from bridge.live.carrier import CallServices, HttpClient, RestClient
 from bridge.live.companion import Companion
 from bridge.live.dialling import Dial
@@ -77,7 +76,7 @@ class Service:
         observe: Callable[[Driver], Watcher] | None = None,
         ended: Callable[[Driver, EndReason], None] | None = None,
         toolbox: Toolbox | None = None,
-        dial: Dial = connect.dial,
+        dial: Dial | None = None,
         client: HttpClient | None = None,
         colleagues: Colleagues | None = None,
         journals: Journals | None = None,
