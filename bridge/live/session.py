@@ -295,7 +295,7 @@ class Session:
             return
         if self._together.begun:
             self._waits = True
-            self._together.add(self, up, audio)
+            self._together.frames.append((self, up, audio))
         else:
             self.hear(up.push(audio))
 

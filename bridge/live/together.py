@@ -10,15 +10,13 @@ Law: of one socket nothing overtakes anything, neither of what came nor of what 
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
 import structlog
 
 from bridge.audio.path import CallerToModel, push_together
 
 log = structlog.get_logger()
-
-_MOST_KEPT: Final = 16_384  # bytes of one packet: whoever brings more is read at once
 
 
 class Listener(Protocol):
@@ -46,17 +44,15 @@ class Writer(Protocol):
 
 
 class Together:
-    """While `begun`, sockets leave packets with `arrived` and `write`, sessions leave frames with `add`, and somebody
-    calls `turn` in every pass of the loop.
+    """While `begun`, sockets append their packets and writes and sessions their frames, and somebody calls `turn` in
+    every pass of the loop. The lists are there to append to: a call saved, each of which comes fifty times a second.
     """
 
     def __init__(self) -> None:
         self.begun = False
-        self._packets: list[tuple[Reader, bytes]] = []
-        self._listeners: list[Listener] = []
-        self._paths: list[CallerToModel] = []
-        self._frames: list[bytes] = []
-        self._writes: list[tuple[Writer, bytes]] = []
+        self.packets: list[tuple[Reader, bytes]] = []  # to be fed when the pass is over
+        self.frames: list[tuple[Listener, CallerToModel, bytes]] = []  # to be heard
+        self.writes: list[tuple[Writer, bytes]] = []  # to be written
 
     def begin(self) -> None:
         """Beginning twice is harmless."""
@@ -73,19 +69,11 @@ class Together:
         self.settle()
         self.flush()
 
-    # ------------------------------------------------------------ what comes
-
-    def arrived(self, reader: Reader, data: bytes) -> None:
-        """A packet for `reader` to be fed when the pass is over."""
-        self._packets.append((reader, data))
-        if len(data) > _MOST_KEPT:
-            self.read()
-
     def read(self) -> None:
-        """All that came is fed. A reader that comes to its end calls this before."""
-        if not self._packets:
+        """All that came is fed. A reader that comes to its end, or is fed at once, calls this before."""
+        if not self.packets:
             return
-        packets, self._packets = self._packets, []
+        packets, self.packets = self.packets, []
         for reader, data in packets:
             try:
                 reader.feed(data)
@@ -93,20 +81,12 @@ class Together:
                 log.exception("socket_broke")
                 reader.abort()
 
-    # ------------------------------------------------------------ what callers say
-
-    def add(self, listener: Listener, path: CallerToModel, audio: bytes) -> None:
-        """A frame for `listener` to hear when the pass is over."""
-        self._listeners.append(listener)
-        self._paths.append(path)
-        self._frames.append(audio)
-
     def settle(self) -> None:
-        """All that waits is heard. A listener that must not hear out of order calls this before it says anything."""
-        if not self._listeners:
+        """All that callers said is heard. A listener that must not hear out of order calls this before it speaks."""
+        if not self.frames:
             return
-        listeners, paths, frames = self._listeners, self._paths, self._frames
-        self._listeners, self._paths, self._frames = [], [], []
+        listeners, paths, frames = zip(*self.frames, strict=True)
+        self.frames = []
         try:
             sounds = push_together(paths, frames)
         except Exception:
@@ -116,17 +96,11 @@ class Together:
         for listener, sound in zip(listeners, sounds, strict=True):
             listener.hear(sound)
 
-    # ------------------------------------------------------------ what is said
-
-    def write(self, writer: Writer, data: bytes) -> None:
-        """Bytes for `writer` to be written when the pass is over."""
-        self._writes.append((writer, data))
-
     def flush(self) -> None:
         """All that is to be said is written. Whoever writes or closes by itself calls this before."""
-        if not self._writes:
+        if not self.writes:
             return
-        writes, self._writes = self._writes, []
+        writes, self.writes = self.writes, []
         for writer, data in writes:
             try:
                 if not writer.is_closing():

@@ -37,6 +37,7 @@ _CONTROL: Final = 0x08
 _CLOSE_WAIT_S: Final = 1.0
 _MOST_UNCOMMON: Final = 1000  # control frames, and of a client fragments, from one ping of ours to the next
 _MOST_UNREAD: Final = 262_144  # bytes a peer may leave unread while it makes us answer
+_MOST_KEPT: Final = 16_384  # bytes of one packet; a larger one is read at once
 _SECOND_LOOK_S: Final = 0.25
 _SMALLEST_FRAGMENT: Final = 64  # bytes, on average; a message in smaller pieces than that is an attack on memory
 _LONGEST_REASON: Final = 123  # bytes in a close frame (RFC 6455 section 5.5)
@@ -109,9 +110,10 @@ class CallSocket:
     def arrived(self, data: bytes) -> None:
         """Bytes from the transport, to be read with what the same pass of the loop brings others."""
         together = self._together
-        if together.begun:
-            together.arrived(self, data)
+        if together.begun and len(data) <= _MOST_KEPT:
+            together.packets.append((self, data))
         else:
+            together.read()
             self.feed(data)
 
     def feed(self, data: bytes) -> None:
@@ -258,7 +260,7 @@ class CallSocket:
     def _write(self, data: bytes) -> None:
         together = self._together
         if together.begun:
-            together.write(self._transport, data)
+            together.writes.append((self._transport, data))
         else:
             self._transport.write(data)
 
