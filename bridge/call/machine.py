@@ -34,7 +34,6 @@ from bridge.call.state import State
 
 Actions = list[do.Action]
 
-_NOTHING: Actions = []
 _LEAST_MS = 1.0  # a deadline that was handled moves by at least this
 
 
@@ -84,7 +83,6 @@ class Call:
                 return out
         elif kind is ev.CallerSpoke:  # the frame path: nothing else can have changed
             leg.caller_spoke(desk, event)  # type: ignore[arg-type]  # its kind was just looked at
-            desk.out = _NOTHING  # what was asked for lives no longer than it takes to do it
             return out
         elif kind in _MERE_WORDS:
             _FACTS[kind](desk, event)

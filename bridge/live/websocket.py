@@ -80,29 +80,27 @@ class CallSocket:
         together: Together | None = None,
     ) -> None:
         assert wire.state is State.OPEN, "the handshake comes first"
-        # What every frame needs comes first: attributes lie in the order in which they are first set, and a call that
-        # waits its turn among hundreds finds them out of the caches, a line of sixty-four bytes at a time.
-        self._on_closed: Closed | None = on_closed
-        self._unanswered = False
-        self._silent = False  # nothing came since the probe
-        self._rest: bytearray | None = None  # an incomplete frame
-        self._max_bytes = max_bytes
-        self._open = True
-        self._in_fragments = False
-        self._mask_bit = 0x80 if wire.side is Side.SERVER else 0  # what a peer's frame has to have
-        self.on_message = on_message
-        self._masks = _masks if wire.side is Side.CLIENT else None
+        self._wire = wire
         self._transport = transport
         self._together = together or _APART
-        self._wire = wire
+        self._max_bytes = max_bytes
+        self.on_message = on_message
+        self._on_closed: Closed | None = on_closed
+        self._open = True
+        self._mask_bit = 0x80 if wire.side is Side.SERVER else 0  # what a peer's frame has to have
+        self._masks = _masks if wire.side is Side.CLIENT else None
+        self._rest: bytearray | None = None  # an incomplete frame
         self._need = 2
+        self._in_fragments = False
         self._fragments: list[bytes] = []
         self._fragments_text = True
         self._most_fragments = max(1024, max_bytes // _SMALLEST_FRAGMENT)
         self._uncommon = 0
         self._most_unread = max(_MOST_UNREAD, max_bytes)
         self._alarm: asyncio.TimerHandle | None = None
+        self._unanswered = False
         self._probe: asyncio.TimerHandle | None = None
+        self._silent = False  # nothing came since the probe
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ------------------------------------------------------------ reading

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 _REMEMBERED = 512
+_DELTAS = 64  # a gateway that repeats one does so at once
 
 
 class Call(msgspec.Struct, gc=False):
@@ -80,6 +81,6 @@ class Repeats:
             self._believed = before == end
             return self._believed
         self._ends[event_id] = end
-        if len(self._ends) > _REMEMBERED:
+        if len(self._ends) > _DELTAS:
             del self._ends[next(iter(self._ends))]
         return False

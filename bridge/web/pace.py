@@ -1,4 +1,5 @@
-"""Where many calls share a loop, it takes what two milliseconds brought together, and not each packet by itself.
+"""Where many calls share a loop, it takes what two milliseconds brought together, stage by stage (see `together`), and
+not each packet by itself.
 
 A frame that comes alone finds cold caches and pays for a wake-up of its own; at a hundred calls packets come a sixth of
 a millisecond apart. Taken together they cost a sixth less CPU in all, for one millisecond, on average, of a telephone
@@ -23,8 +24,8 @@ _LOOK_S: Final = 0.25  # how soon it is noticed that calls have become many
 
 
 class Pace:
-    """Runs from `start` to `stop` on the running loop. `calls` says how many there are; the caller frames of a pass are
-    transcoded `together` before it rests."""
+    """Runs from `start` to `stop` on the running loop. `calls` says how many there are; what a pass brought is done
+    `together` before it rests."""
 
     def __init__(
         self,
@@ -68,13 +69,15 @@ class Pace:
         """Once in each pass of the loop, which then takes all that has come."""
         if not self._running:
             return
-        self._together.turn()
-        now = self._clock()
-        if now < self._next_at:
-            self._sleep(self._next_at - now)
-            now = self._next_at
-        self._next_at = now + EVERY_S
-        if self._calls() < MANY:
-            self._look()
-        else:
-            self._loop.call_soon(self._rest)
+        try:
+            self._together.turn()
+        finally:  # whatever may have broken, the packets of all calls wait for the next
+            now = self._clock()
+            if now < self._next_at:
+                self._sleep(self._next_at - now)
+                now = self._next_at
+            self._next_at = now + EVERY_S
+            if self._calls() < MANY:
+                self._look()
+            else:
+                self._loop.call_soon(self._rest)

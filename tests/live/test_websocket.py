@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Side
 
+from bridge.live.together import Together
 from bridge.live.websocket import CallSocket
 from bridge.sim import virtual
 from tests.live.wires import LIMIT, End, Transport, frame, wire
@@ -401,6 +402,142 @@ async def test_a_long_reason_is_cut_to_what_a_close_frame_holds() -> None:
     end.socket.close(1008, "é" * 100)
     code, reason = end.close_frame()
     assert code == 1008 and reason == "é" * 61
+
+
+# ---------------------------------------------------------------- in stages, with other sockets
+
+
+def pair() -> tuple[Together, End, End]:
+    together = Together()
+    together.begin()
+    return together, End(together=together), End(together=together)
+
+
+async def test_what_came_in_a_pass_is_read_when_it_is_over() -> None:
+    together, one, two = pair()
+    one.hears(frame(b"1"), frame(b"2")[:5])
+    two.hears(frame(b"3"))
+    one.hears(frame(b"2")[5:])
+    assert one.messages == two.messages == []
+    together.turn()
+    assert [payload for payload, _ in one.messages] == [b"1", b"2"] and two.messages == [(b"3", True)]
+
+
+async def test_what_is_said_in_a_pass_is_written_when_it_is_over() -> None:
+    together, one, two = pair()
+    one.socket.on_message = lambda payload, is_text: one.socket.send(b"heard " + payload)
+    one.socket.send(b"1")
+    two.socket.send_all([b"2", b"3"])
+    one.hears(frame(b"4"))
+    assert not one.transport.writes and not two.transport.writes
+    together.turn()
+    assert [bytes(said.data) for said in one.to_peer()] == [b"1", b"heard 4"]
+    assert [bytes(said.data) for said in two.to_peer()] == [b"2", b"3"]
+
+
+async def test_a_large_packet_is_read_at_once_and_behind_what_came_before() -> None:
+    together, one, two = pair()
+    two.hears(frame(b"1"))
+    one.hears(frame(b"2"))
+    one.hears(frame(b"3" * 20_000))
+    assert [len(payload) for payload, _ in one.messages] == [1, 20_000] and two.messages == [(b"1", True)]
+    together.turn()
+    assert len(one.messages) == 2
+
+
+async def test_a_connection_ends_behind_what_it_brought() -> None:
+    _, one, two = pair()
+    one.hears(frame(b"1"))
+    two.hears(frame(b"2"))
+    one.socket.feed_end()
+    assert one.messages == [(b"1", True)] and one.closed == [(1006, "")]
+    assert two.messages == [(b"2", True)]
+
+
+async def test_what_was_said_before_a_close_leaves_before_it() -> None:
+    together, one, two = pair()
+    one.socket.send(b"1")
+    two.socket.send(b"2")
+    one.socket.close(1001, "goodbye")
+    assert [said.opcode for said in one.to_peer()] == [Opcode.TEXT, Opcode.CLOSE]
+    one.socket.send(b"too late")
+    together.turn()
+    assert not one.transport.writes and [bytes(said.data) for said in two.to_peer()] == [b"2"]
+
+
+async def test_of_a_connection_that_was_cut_nothing_more_is_read_or_written() -> None:
+    together, one, two = pair()
+    one.socket.send(b"1")
+    one.hears(frame(b"2"))
+    two.hears(frame(b"3"))
+    one.socket.abort()
+    together.turn()
+    assert not one.transport.writes and not one.messages and two.messages == [(b"3", True)]
+
+
+async def test_a_socket_that_breaks_is_cut_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, one, two = pair()
+
+    def breaks(*given: object) -> None:
+        raise RuntimeError("broken")
+
+    one.socket.on_message = breaks
+    one.hears(frame(b"1"))
+    two.hears(frame(b"2"))
+    together.turn()
+    assert one.transport.aborted and len(one.closed) == 1 and two.messages == [(b"2", True)]
+    three = End(together=together)
+    monkeypatch.setattr(three.transport, "write", breaks)
+    three.socket.send(b"3")
+    two.socket.send(b"4")
+    together.turn()
+    assert [bytes(said.data) for said in two.to_peer()] == [b"4"]
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["hear", "hear ping", "say", "ping", "turn", "end"]), st.integers(0, 1)),
+    max_size=30,
+)
+
+
+@given(steps=STEPS, cut=st.integers(1, 12))
+@settings(max_examples=300, deadline=None)
+def test_in_stages_each_socket_hears_and_says_the_same_in_the_same_order(
+    steps: list[tuple[str, int]], cut: int
+) -> None:
+    async def run(together: Together | None) -> list[object]:
+        ends = [End(together=together), End(together=together)]
+        said: list[object] = []
+        for number, (step, which) in enumerate(steps):
+            end = ends[which]
+            whole = frame(b"%d" % number) if step == "hear" else frame(b"%d" % number, opcode=9)
+            match step:
+                case "hear" | "hear ping":
+                    end.hears(whole[:cut], whole[cut:])
+                case "say":
+                    end.socket.send(b"%d" % number)
+                case "ping":
+                    end.socket.probe(within_s=9.0)
+                case "end":
+                    end.socket.feed_end()
+                case "turn" if together is not None:
+                    together.turn()
+        if together is not None:
+            together.end()
+        for end in ends:
+            frames = end.to_peer()
+            texts = [bytes(sent.data) for sent in frames if sent.opcode is Opcode.TEXT]
+            pongs = [bytes(sent.data) for sent in frames if sent.opcode is Opcode.PONG]
+            said.append((end.messages, end.closed, texts, pongs))
+            end.socket.abort()
+        return said
+
+    async def both() -> None:
+        together = Together()
+        together.begin()
+        assert await run(together) == await run(None)
+
+    asyncio.run(both())
 
 
 # ---------------------------------------------------------------- staying alive

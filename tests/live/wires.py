@@ -14,6 +14,7 @@ from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
+from bridge.live.together import Together
 from bridge.live.websocket import CallSocket
 
 LIMIT = 65_536
@@ -61,7 +62,7 @@ def wire(side: Side, limit: int = LIMIT) -> Protocol:
 class End:
     """A CallSocket and all that came out of it."""
 
-    def __init__(self, side: Side = Side.SERVER, *, limit: int = LIMIT) -> None:
+    def __init__(self, side: Side = Side.SERVER, *, limit: int = LIMIT, together: Together | None = None) -> None:
         self.messages: list[tuple[bytes, bool]] = []
         self.closed: list[tuple[int, str]] = []
         self.transport = Transport()
@@ -71,6 +72,7 @@ class End:
             max_bytes=limit,
             on_message=self._message,
             on_closed=lambda code, reason: self.closed.append((code, reason)),
+            together=together,
         )
         self.peer = wire(Side.CLIENT if side is Side.SERVER else Side.SERVER, limit=None)  # type: ignore[arg-type]
 
@@ -80,7 +82,7 @@ class End:
 
     def hears(self, *chunks: bytes) -> None:
         for chunk in chunks:
-            self.socket.feed(chunk)
+            self.socket.arrived(chunk)
 
     def from_peer(self) -> bytes:
         """The bytes the peer has to say."""

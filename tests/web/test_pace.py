@@ -113,3 +113,20 @@ async def test_frames_are_transcoded_together_before_each_rest_and_not_once_it_h
     pace.stop()
     assert len(settled_at) == len(clock.slept) + 1, "what waits when it stops goes as well"
     assert not together.begun
+
+
+async def test_a_pass_that_breaks_is_not_the_last() -> None:
+    clock, together, turns, seen = Clock(), Together(), list[float](), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context.get("exception")))
+
+    def breaks() -> None:
+        turns.append(clock.now)
+        raise RuntimeError("broken")
+
+    together.turn = breaks  # type: ignore[method-assign]  # what should never happen
+    pace = Pace(lambda: MANY, together, clock=clock, sleep=clock.sleep)
+    pace.start()
+    await passes(10)
+    together.turn = lambda: None  # type: ignore[method-assign]
+    pace.stop()
+    assert len(turns) == len(clock.slept) == len(seen) >= 8
