@@ -145,6 +145,7 @@ class _Stop(msgspec.Struct, tag_field="event", tag="stop", gc=False):
 
 
 _FREQUENT = frozenset((_Media, _Mark))
+_BACKSLASH = ord("\\")  # a number is found in bytes seven times as fast as a byte
 _wire = msgspec.json.Decoder(_Connected | _Start | _Media | _Dtmf | _Mark | _Stop)
 
 
@@ -153,15 +154,11 @@ def decode(frame: bytes) -> StreamMessage | None:
     try:
         message = _wire.decode(frame)
     except (ValueError, RecursionError) as error:
-        # Invalid UTF-8 and malformed JSON are ValueErrors here; deep nesting in a skipped field is a RecursionError.
-        return _refused(error)
+        # Invalid UTF-8 and malformed JSON are ValueErrors here, and so are two events that differ; deep nesting in a
+        # skipped field is a RecursionError.
+        return _refused(error, frame)
     # Of the frequent ones a look at the bytes tells that they need no second reading.
-    if (
-        type(message) not in _FREQUENT
-        or frame.count(b'"streamSid"') != 1
-        or frame.count(b'"event"') != 1
-        or b"\\" in frame
-    ):
+    if type(message) not in _FREQUENT or frame.count(b'"streamSid"') != 1 or _BACKSLASH in frame:
         repeated = _repeated_key(frame)
         if repeated:
             return Malformed(repeated)
@@ -214,14 +211,15 @@ def _started(stream_id: str, body: _StartBody) -> Start | Malformed:
     )
 
 
-def _refused(error: Exception) -> Malformed | None:
+def _refused(error: Exception, frame: bytes) -> Malformed | None:
     if isinstance(error, RecursionError):
         return Malformed("nested too deeply")
     if isinstance(error, UnicodeDecodeError):
         return Malformed("not UTF-8")
     text = str(error)
     if text.startswith("Invalid value ") and text.endswith("`$.event`"):
-        return None
+        repeated = _repeated_key(frame)
+        return Malformed(repeated) if repeated else None
     return Malformed(text[:120])
 
 

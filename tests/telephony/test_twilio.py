@@ -163,7 +163,9 @@ def test_a_payload_is_at_most_eight_kib() -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        b'{"event":"media","streamSid":"MZ","media":{"payload":"////"},"event":"media"}',
+        b'{"event":"media","streamSid":"MZ","media":{"payload":"////"},"event":"stop"}',
+        b'{"event":"media","streamSid":"MZ","media":{"payload":"////"},"\\u0065vent":"media"}',
+        b'{"event":"mark","streamSid":"MZ","mark":{"name":"a"},"event":"no such thing"}',
         b'{"event":"media","streamSid":"MZ","media":{"payload":"////"},"streamSid":"MX"}',
         b'{"event":"media","streamSid":"MZ","media":{"payload":"////"},"str\\u0065amSid":"MX"}',
         b'{"event":"stop","streamSid":"MZ","event":"stop"}',
@@ -173,6 +175,11 @@ def test_a_payload_is_at_most_eight_kib() -> None:
 )
 def test_a_repeated_event_or_stream_id_is_malformed(frame: bytes) -> None:
     assert isinstance(decode(frame), Malformed)
+
+
+def test_an_event_that_says_the_same_twice_is_heard() -> None:
+    frame = b'{"event":"media","streamSid":"MZ","media":{"payload":"/v7+"},"event":"media"}'
+    assert decode(frame) == Media("MZ", "inbound", None, b"\xfe\xfe\xfe")
 
 
 def test_escaped_slashes_in_a_payload_are_heard() -> None:
