@@ -197,7 +197,9 @@ class Session:
             self._send(frame)
 
     def _not_greeted(self) -> None:
-        self._lost(RealtimeError("the connection opened, but no session did", code="connection_timeout"))
+        self._together.read()  # where this process stood still, the greeting may lie unread
+        if not self._configured:
+            self._lost(RealtimeError("the connection opened, but no session did", code="connection_timeout"))
 
     def _configure(self, fact: words.SessionCreated) -> None:
         """The service greeted us: say what we want, and what was said before."""
@@ -218,6 +220,9 @@ class Session:
 
     def _not_confirmed(self) -> None:
         """A service that complained instead has kept its own configuration: no instructions, tools, formats of ours."""
+        self._together.read()
+        if self._ready or self._closed:
+            return
         if self._refused is None:
             self._confirmed(words.SessionUpdated())
             return

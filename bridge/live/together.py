@@ -10,6 +10,8 @@ Law: of one socket nothing overtakes anything, neither of what came nor of what 
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -45,12 +47,12 @@ class Writer(Protocol):
 
 class Together:
     """While `begun`, sockets append their packets and writes and sessions their frames, and somebody calls `turn` in
-    every pass of the loop. The lists are there to append to: a call saved, each of which comes fifty times a second.
+    every pass of the loop. They are there to append to: a call saved, each of which comes fifty times a second.
     """
 
     def __init__(self) -> None:
         self.begun = False
-        self.packets: list[tuple[Reader, bytes]] = []  # to be fed when the pass is over
+        self.packets: deque[tuple[Reader, bytes]] = deque()  # to be fed when the pass is over
         self.frames: list[tuple[Listener, CallerToModel, bytes]] = []  # to be heard
         self.writes: list[tuple[Writer, bytes]] = []  # to be written
 
@@ -60,7 +62,8 @@ class Together:
 
     def end(self) -> None:
         """What waits goes first. Ending twice is harmless."""
-        self.turn()
+        while self.packets or self.frames or self.writes:  # what is heard may make somebody say more
+            self.turn()
         self.begun = False
 
     def turn(self) -> None:
@@ -70,16 +73,16 @@ class Together:
         self.flush()
 
     def read(self) -> None:
-        """All that came is fed. A reader that comes to its end, or is fed at once, calls this before."""
-        if not self.packets:
-            return
-        packets, self.packets = self.packets, []
-        for reader, data in packets:
+        """All that came is fed. Who comes to its end, is fed at once or judges by what has not come calls it before."""
+        packets = self.packets
+        while packets:
+            reader, data = packets.popleft()
             try:
                 reader.feed(data)
             except Exception:
                 log.exception("socket_broke")
-                reader.abort()
+                with suppress(Exception):
+                    reader.abort()
 
     def settle(self) -> None:
         """All that callers said is heard. A listener that must not hear out of order calls this before it speaks."""

@@ -220,7 +220,8 @@ class CallSocket:
     def _hang_up(self) -> None:
         """What was written still leaves; a peer that does not read it is cut off."""
         if self._on_closed is not None:
-            self._transport.close()
+            if not self._transport.is_closing():  # TLS may have ended together with the frame that made us
+                self._transport.close()
             if self._transport.get_write_buffer_size():
                 asyncio.get_running_loop().call_later(_CLOSE_WAIT_S, self._transport.abort)
             self._finish()
@@ -300,6 +301,9 @@ class CallSocket:
                 self._alarm = loop.call_later(max(every_s - within_s, 0.0), ping)
 
         def give_up() -> None:
+            self._together.read()
+            if not self._open:
+                return
             if self._unanswered:
                 self._wire.fail(1011, "no answer to a ping")
                 self.abort()
@@ -324,7 +328,9 @@ class CallSocket:
             return
         if again_s:  # where this process stood still, the answer may lie unread
             self._probe = asyncio.get_running_loop().call_later(again_s, self._look, 0.0)
-        else:
+            return
+        self._together.read()
+        if self._silent and self._open:
             self._wire.fail(1011, "no answer to a ping")
             self.abort()
 

@@ -175,7 +175,7 @@ class _Stream:
         if connection is not None:
             with suppress(OSError):  # it has gone meanwhile
                 connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _UNREAD_BYTES)
-        self._alarm = asyncio.get_running_loop().call_later(door.start_s, self._refuse, "no start in time")
+        self._alarm = asyncio.get_running_loop().call_later(door.start_s, self._late)
         door.streams.add(self)
 
     def feed(self, data: bytes) -> None:
@@ -236,6 +236,11 @@ class _Stream:
                 self._refuse("the worker of this call is gone")
 
         self._handing_over = asyncio.create_task(give(), name="hand over")
+
+    def _late(self) -> None:
+        self._door.together.read()  # where this process stood still, the start may lie unread
+        if not self._proven and not self.socket.finished:
+            self._refuse("no start in time")
 
     def _refuse(self, why: str) -> None:
         log.warning("media_stream_refused", why=why)

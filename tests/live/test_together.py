@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
 
 from bridge.audio.formats import MULAW_8K, PCM16_24K
@@ -145,3 +148,41 @@ async def test_a_product_that_fails_ends_the_calls_in_it_and_the_next_pass_goes_
     together.settle()
     assert two.service.last.heard == alone(FRAMES[1])
     await hang_up(two)
+
+
+class Unread:
+    """A packet of the service that has come and was not read yet."""
+
+    def __init__(self, says: Callable[[], None]) -> None:
+        self._says = says
+
+    def feed(self, data: bytes) -> None:
+        self._says()
+
+    def abort(self) -> None: ...
+
+
+@on_virtual_time
+async def test_a_greeting_that_waits_to_be_read_came_in_time() -> None:
+    together, service = Together(), Service()
+    together.begin()
+    line = await call(service, together=together)
+    together.packets.append((Unread(service.last.greets), b""))
+    await asyncio.sleep(3.1)
+    assert [event["type"] for event in service.last.sent] == ["session.update"] and not service.last.closed
+    await hang_up(line)
+
+
+@on_virtual_time
+async def test_a_confirmation_that_waits_to_be_read_came_in_time() -> None:
+    together, service = Together(), Service()
+    together.begin()
+    line = await call(service, together=together)
+    service.last.greets()
+    told = {"input_audio_format": "g711_ulaw", "output_audio_format": "g711_ulaw"}
+    together.packets.append((Unread(lambda: service.last.confirms(**told)), b""))
+    await asyncio.sleep(2.1)
+    session = line.leg._session
+    assert line.driver.call.state.model == "ready" and session is not None
+    assert session._formats == (MULAW_8K, MULAW_8K), "it was heard, and not taken at its word"
+    await hang_up(line)

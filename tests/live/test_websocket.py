@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -492,6 +493,79 @@ async def test_a_socket_that_breaks_is_cut_and_the_others_go_on(monkeypatch: pyt
     two.socket.send(b"4")
     together.turn()
     assert [bytes(said.data) for said in two.to_peer()] == [b"4"]
+
+
+class Packet:
+    """A reader that does something with what it is fed."""
+
+    def __init__(self, does: Callable[[bytes], object]) -> None:
+        self.feed = does
+
+    def abort(self) -> None:
+        raise RuntimeError("broken in breaking")
+
+
+async def test_what_breaks_in_breaking_costs_others_nothing() -> None:
+    together, one, two = pair()
+    together.packets.append((Packet(lambda data: 1 // 0), b""))
+    one.hears(frame(b"1"))
+    together.packets.append((Packet(lambda data: two.socket.feed_end()), b""))
+    two.hears(frame(b"2"))
+    together.turn()
+    assert one.messages == [(b"1", True)]
+    assert two.messages == [(b"2", True)] and two.closed, "whoever comes to its end has been fed all"
+
+
+async def test_ended_nothing_waits_not_even_what_reading_brought() -> None:
+    together, one, _ = pair()
+    one.socket.on_message = lambda payload, is_text: one.socket.send(b"heard")
+    together.writes.append((Packet(lambda data: None), b""))  # type: ignore[arg-type]  # breaks as well
+    one.hears(frame(b"1"))
+    together.end()
+    assert [bytes(said.data) for said in one.to_peer()] == [b"heard"] and not together.begun
+    one.socket.send(b"at once")
+    assert len(one.to_peer()) == 1
+
+
+def test_a_peer_whose_answer_waits_to_be_read_is_not_given_up() -> None:
+    async def main() -> None:
+        together, one, two = pair()
+        one.socket.keep_alive(every_s=10.0, within_s=5.0)
+        two.socket.probe(within_s=2.0)
+        await asyncio.sleep(2.1)
+        two.hears(frame(b"here"))
+        await asyncio.sleep(13.0)
+        one.hears(frame(b"here"))
+        await asyncio.sleep(1.0)
+        assert not one.closed and not two.closed
+        together.turn()
+        one.socket.abort()
+        two.socket.abort()
+
+    virtual.run(main())
+
+
+def test_a_peer_whose_goodbye_waits_to_be_read_is_not_given_up_but_gone() -> None:
+    async def main() -> None:
+        _, one, two = pair()
+        one.socket.keep_alive(every_s=10.0, within_s=5.0)
+        two.socket.probe(within_s=2.0)
+        await asyncio.sleep(2.1)
+        two.hears(frame(b"\x03\xe8", opcode=8))
+        await asyncio.sleep(13.0)
+        one.hears(frame(b"\x03\xe8", opcode=8))
+        await asyncio.sleep(20.0)
+        assert one.closed == two.closed == [(1000, "")]
+
+    virtual.run(main())
+
+
+async def test_a_transport_that_closes_already_is_not_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    end, closes = End(), list[bool]()
+    end.transport.closed = True  # as where TLS ended in the packet of the close frame
+    monkeypatch.setattr(end.transport, "close", lambda: closes.append(True))
+    end.hears(frame(b"\x03\xe8", opcode=8))
+    assert not closes and end.closed == [(1000, "")]
 
 
 STEPS = st.lists(

@@ -361,6 +361,18 @@ async def test_a_socket_that_says_nothing_is_closed_with_1008(opened: Open) -> N
     assert late.close_code is None, "whoever has proven itself has no deadline"
 
 
+async def test_a_start_that_waits_to_be_read_came_in_time(opened: Open) -> None:
+    one = await opened(start_s=0.3)
+    one.board.together.begin()  # and nobody turns: the process stands still
+    silent = await one.knock()
+    late = await one.stream(one.token())
+    await one.until(lambda: one.board.together.packets)
+    await one.until(lambda: one.driver().call.state.stream_id == "MZ1")
+    assert await closed(silent) == 1008
+    one.board.together.end()
+    assert late.close_code is None
+
+
 async def test_a_second_start_on_a_stream_ends_the_call(opened: Open) -> None:
     one = await opened()
     token = one.token()
