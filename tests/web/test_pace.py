@@ -102,16 +102,34 @@ async def test_started_twice_it_rests_once_a_pass() -> None:
     assert len(clock.slept) <= 20
 
 
-async def test_frames_are_transcoded_together_before_each_rest_and_not_once_it_has_stopped() -> None:
-    clock, together, settled_at = Clock(), Together(), list[float]()
-    together.settle = lambda: settled_at.append(clock.now)  # type: ignore[method-assign]  # seen, not done
+class Reader:
+    """Remembers when it was fed."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.fed_at: list[float] = []
+
+    def feed(self, data: bytes) -> None:
+        self.fed_at.append(self._clock.now)
+
+    def abort(self) -> None: ...
+
+
+async def test_what_came_is_taken_before_each_rest_and_what_waits_when_it_stops_goes_as_well() -> None:
+    clock, together = Clock(), Together()
+    reader = Reader(clock)
     pace = Pace(lambda: MANY, together, clock=clock, sleep=clock.sleep)
     assert not together.begun
     pace.start()
     assert together.begun
-    await passes(10)
+    rests = []
+    for _ in range(10):
+        rests.append(clock.now)
+        together.packets.append((reader, b""))
+        await passes(1)
+    together.packets.append((reader, b""))
     pace.stop()
-    assert len(settled_at) == len(clock.slept) + 1, "what waits when it stops goes as well"
+    assert reader.fed_at == [*rests, clock.now] and len(clock.slept) == 10
     assert not together.begun
 
 
