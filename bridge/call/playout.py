@@ -155,10 +155,8 @@ class Playout(msgspec.Struct):
             reckoning.doubt(now, quiet_ms)
         elif reckoning.probing and not self.queue:
             self._probe(now, out)
-        ahead = -1.0  # not known
         while self.queue:
-            if ahead < 0:
-                ahead = reckoning.sent_ms - reckoning.ear(now)
+            ahead = reckoning.sent_ms - reckoning.ear(now)
             if ahead >= self.lead_ms - _CERTAIN_MS:
                 return
             item_id = self.queue[0].item_id
@@ -168,8 +166,7 @@ class Playout(msgspec.Struct):
                 return  # more of this item will come in time; do not send crumbs
             if not fresh:
                 self._probe(now, out)
-            sent_ms = self._send(item_id, self._take(item_id, want), now, out)
-            ahead = ahead + sent_ms if fresh else -1.0  # into an empty buffer it begins to play: look anew
+            self._send(item_id, self._take(item_id, want), now, out)
 
     def next_release(self, now: float) -> float | None:
         """When to look again even if no mark returns before: the lead has shrunk by more than marks explain."""
@@ -232,8 +229,7 @@ class Playout(msgspec.Struct):
                 del self.queue[0]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _send(self, item_id: str, audio: bytes, now: float, out: list[Action]) -> float:
-        """How much it is, in ms."""
+    def _send(self, item_id: str, audio: bytes, now: float, out: list[Action]) -> None:
         reckoning = self.reckoning
         ms = len(audio) / self.bytes_per_ms
         begin = reckoning.sent_ms
@@ -246,7 +242,6 @@ class Playout(msgspec.Struct):
         out.append(PlayAudio(audio, ms, item.item_id if item is not None else ""))
         if reckoning.has_marks:
             out.append(PlaceMark(reckoning.place(now)))
-        return ms
 
     def mark_returned(self, name: str, now: float) -> bool:
         """A mark came back. False: not one of this epoch, or a repeat; it says nothing."""
@@ -305,15 +300,14 @@ class Playout(msgspec.Struct):
                     item.heard_ms += one.end_ms - one.begin_ms
             if count:
                 del slices[:count]
-        done: list[Heard] = []
-        while self.items:
-            name = next(iter(self.items))
-            item = self.items[name]
+        done: dict[str, Heard] = {}
+        for name, item in self.items.items():
             if not item.closed or item.heard_ms < item.received_ms - _CERTAIN_MS:
                 break
-            done.append(Heard(item, item.heard_ms))
+            done[name] = Heard(item, item.heard_ms)
+        for name in done:
             del self.items[name]
-        return done
+        return list(done.values())
 
     # ------------------------------------------------------------ ends
 

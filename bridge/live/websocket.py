@@ -1,5 +1,5 @@
-"""A WebSocket for calls: whole data frames go straight from the transport to a callback and back, without a task, a
-queue or an await.
+"""A WebSocket for calls: whole data frames go straight from the transport to a callback and back, without a task
+or an await; where many calls share a loop, they wait for the stages of its pass (see `together`).
 
 The `websockets` library's protocol (RFC 6455, sans-I/O) stays the judge of everything uncommon: handshake, control
 frames, fragments, errors and closing. Only a whole, unfragmented data frame in an open connection, which is every
@@ -243,7 +243,7 @@ class CallSocket:
         return self._transport.get_write_buffer_size()
 
     def send(self, payload: bytes) -> None:
-        """One text message, now. On a closing socket it is lost, as it would be on the way."""
+        """One text message. On a closing socket it is lost, as it would be on the way."""
         if self._open:
             self._write(self._frame(payload, _TEXT))
 

@@ -21,7 +21,6 @@ CAPABILITIES = CarrierCapabilities(resumes_after_drop=True)
 
 TOKEN = "token"  # the <Parameter> that pairs a stream with its call
 FINAL_STATUSES = frozenset({"completed", "busy", "failed", "no-answer", "canceled"})  # of a call
-_MOST_DIGITS = 15  # of a number
 MAX_PAYLOAD_BYTES = 8192  # one second of mu-law; Twilio sends 160 bytes
 DIGITS = frozenset("0123456789*#ABCD")
 ENCODINGS: dict[str, Literal["mulaw", "alaw", "pcm16"]] = {
@@ -167,9 +166,7 @@ def decode(frame: bytes) -> StreamMessage | None:
         if not 0 < len(body.payload) <= MAX_PAYLOAD_BYTES:
             return Malformed(f"media.payload has {len(body.payload)} bytes")
         stamp = body.timestamp
-        if type(stamp) is str and stamp.isdigit() and stamp.isascii() and len(stamp) <= _MOST_DIGITS:
-            stamp = int(stamp)  # as nearly always
-        elif stamp is not None:
+        if stamp is not None:
             stamp = _whole(stamp)
             if stamp is None:
                 return Malformed("media.timestamp is not a whole number")
@@ -239,12 +236,12 @@ def _repeated_key(frame: bytes) -> str:
 
 
 def _whole(value: int | str) -> int | None:
-    """A whole number, also where it was written as a string; None for anything else and for more than 15 digits."""
+    """A whole number of at most 15 digits, also where it was written as a string; None for anything else."""
     if isinstance(value, str):
-        if not (value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS):
+        if not (value.isascii() and value.isdigit() and len(value) <= 15):
             return None
         return int(value)
-    return value if 0 <= value < 10**_MOST_DIGITS else None
+    return value if 0 <= value < 10**15 else None
 
 
 def _is_id(text: str) -> bool:

@@ -527,35 +527,23 @@ async def test_ended_nothing_waits_not_even_what_reading_brought() -> None:
     assert len(one.to_peer()) == 1
 
 
-def test_a_peer_whose_answer_waits_to_be_read_is_not_given_up() -> None:
+@pytest.mark.parametrize(
+    ("waits", "ends"), [(frame(b"here"), []), (frame(b"\x03\xe8", opcode=8), [(1000, "")])], ids=["answer", "goodbye"]
+)
+def test_a_peer_is_not_given_up_whose_word_waits_to_be_read(waits: bytes, ends: list[tuple[int, str]]) -> None:
     async def main() -> None:
         together, one, two = pair()
         one.socket.keep_alive(every_s=10.0, within_s=5.0)
         two.socket.probe(within_s=2.0)
         await asyncio.sleep(2.1)
-        two.hears(frame(b"here"))
+        two.hears(waits)
         await asyncio.sleep(13.0)
-        one.hears(frame(b"here"))
+        one.hears(waits)
         await asyncio.sleep(1.0)
-        assert not one.closed and not two.closed
+        assert one.closed == two.closed == ends
         together.turn()
         one.socket.abort()
         two.socket.abort()
-
-    virtual.run(main())
-
-
-def test_a_peer_whose_goodbye_waits_to_be_read_is_not_given_up_but_gone() -> None:
-    async def main() -> None:
-        _, one, two = pair()
-        one.socket.keep_alive(every_s=10.0, within_s=5.0)
-        two.socket.probe(within_s=2.0)
-        await asyncio.sleep(2.1)
-        two.hears(frame(b"\x03\xe8", opcode=8))
-        await asyncio.sleep(13.0)
-        one.hears(frame(b"\x03\xe8", opcode=8))
-        await asyncio.sleep(20.0)
-        assert one.closed == two.closed == [(1000, "")]
 
     virtual.run(main())
 
