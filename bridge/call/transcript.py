@@ -19,6 +19,7 @@ from bridge.call.playout import Item
 _KEPT = 400  # entries of one call that are kept; a longer call loses its oldest
 _LONGEST_TEXT = 20_000  # characters of one entry
 _MOST_WORDS = 4000
+_FRAME_MS = 20.0  # less than this of a word is not missed
 _MS_PER_CHARACTER = 65.0  # of English speech: fifteen characters a second
 _SEED_CHARS = 32_000  # of history given to a new session: about 8,000 tokens
 
@@ -46,7 +47,7 @@ class Entry(msgspec.Struct):
         if self.role == "agent" and not self.received_ms:
             return ""  # in writing only
         whole_ms = max(self.received_ms, len(self.text) * _MS_PER_CHARACTER if self.partial else 0.0)
-        if self.role != "agent" or not self.cut or self.heard_ms >= whole_ms:
+        if self.role != "agent" or not self.cut or self.heard_ms > max(whole_ms - _FRAME_MS, 0.0):
             return self.text
         if self.words:
             return " ".join(word for at_ms, word in self.words if at_ms < self.heard_ms)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.call import events as ev
-from bridge.call.transcript import whole_words
+from bridge.call.transcript import Entry, whole_words
 from tests.call.playbook import (
     OBEYS,
     Playbook,
@@ -47,6 +47,14 @@ def test_what_was_heard_is_cut_in_proportion_to_the_audio_at_a_whole_word() -> N
 def test_what_was_heard_to_its_end_is_all_there() -> None:
     book = _cut(4900, item_done("r1", "i"), ends("r1"))
     assert book.conversation()[0] == ("agent", TEXT)
+
+
+def test_a_word_of_which_less_than_a_frame_is_missing_was_heard() -> None:
+    said = Entry("agent", "i", 0.0, TEXT, received_ms=4800, heard_ms=4785, cut=True)
+    assert said.heard_text == TEXT
+    said.heard_ms = 4780
+    assert said.heard_text == TEXT.removesuffix(" ten")
+    assert Entry("agent", "i", 0.0, TEXT, received_ms=10, cut=True).heard_text == "", "and nothing of a crumb"
 
 
 def test_with_the_times_of_words_the_cut_is_exact() -> None:
