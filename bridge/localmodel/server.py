@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import WSMsgType, web
@@ -31,6 +32,7 @@ from bridge.localmodel.wire import Event
 
 MAX_FRAME_BYTES = 24 * 1024 * 1024  # 15 MiB of sound in base64, and some
 _REFUSAL_S = 0.05  # a client begins to listen when the socket is open: what comes with the handshake is missed by some
+_HERE = ("localhost", "127.0.0.1", "::1")
 Watch = Callable[[int, str, Event], None]
 
 
@@ -38,8 +40,9 @@ class LocalModel:
     """`brains` by model name; the first is the default. `recogniser` and `speech` are what the extra `local` gives,
     where none is given; a recogniser that is given is closed by who gave it, `NoEars()` goes without.
 
-    `script` is a file, a dict or a `Scripts` (see `script`); `api_key` None welcomes everybody. `on_event` is told
-    (number of the connection, "client" or "server", event). `detection` "energy" spares the processor under load.
+    `script` is a file, a dict or a `Scripts` (see `script`); `api_key` None welcomes everybody but web pages of other
+    machines. `on_event` is told (number of the connection, "client" or "server", event). `detection` "energy" spares
+    the processor under load.
     """
 
     def __init__(
@@ -188,6 +191,8 @@ class LocalModel:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return web.Response(status=426, text="Upgrade Required\n", headers={"Upgrade": "websocket"})
+        if self._api_key is None and _of_a_strange_page(request):
+            return web.Response(status=403, text="Pages of other machines are not served without a key\n")
         number, script = self._next_connection()
         if script.handshake_delay_ms:
             await self._delay(script.handshake_delay_ms)
@@ -252,6 +257,15 @@ async def _health(request: web.Request) -> web.Response:
 def _header(headers: Mapping[str, str], name: str) -> str:
     """Case does not matter, also in a plain dict."""
     return next((value for key, value in headers.items() if key.lower() == name), "")
+
+
+def _of_a_strange_page(request: web.Request) -> bool:
+    """A browser names the page it works for (RFC 6455 section 10.2); any page on the web can reach loopback with it."""
+    page = request.headers.get("Origin")
+    try:
+        return page is not None and urlsplit(page).hostname not in _HERE
+    except ValueError:
+        return True
 
 
 def _asks_for_beta(headers: Mapping[str, str]) -> bool:

@@ -291,7 +291,7 @@ def _dealings(outcome: Outcome) -> str:
     ]
     rows += [(c.at_ms, "cleared", f"{c.dropped_ms:.0f} ms thrown away", "") for c in outcome.cuts]
     shown = [(_s(at), what, escape(text), escape(more)) for at, what, text, more in sorted(rows)]
-    shown += [("", "carrier complains", escape(complaint), "") for complaint in outcome.complaints]
+    shown += [("", "carrier's debugger", escape(complaint), "") for complaint in outcome.complaints]
     return _table("Happened", ("at", "what", "", ""), shown)
 
 

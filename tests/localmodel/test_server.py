@@ -46,6 +46,25 @@ async def test_the_key_is_taken_from_every_place_clients_put_it(place: dict[str,
     assert [event["type"] for event in client.events] == ["session.created"]
 
 
+@pytest.mark.parametrize(
+    ("page", "served"),
+    [("https://evil.example", False), ("null", False), ("http://[", False), ("http://localhost:3000", True)],
+)
+async def test_without_a_key_pages_of_other_machines_are_refused(page: str, served: bool) -> None:
+    async with model() as server:
+        try:
+            async with connected(server, headers={"Origin": page}) as client:
+                await client.read_until("session.created")
+        except aiohttp.WSServerHandshakeError as refusal:
+            assert not served
+            assert refusal.status == 403
+        else:
+            assert served
+    keyed = {"Origin": page, "api-key": KEY}
+    async with model(api_key=KEY) as server, connected(server, headers=keyed) as one:
+        await one.read_until("session.created")
+
+
 @pytest.mark.parametrize("place", [{}, {"headers": {"Authorization": "Bearer sk-wrong-wrong"}}])
 async def test_a_wrong_key_opens_the_socket_and_is_refused_in_it(place: dict[str, Any]) -> None:
     async with model(api_key=KEY) as server, connected(server, **place) as client:
