@@ -165,7 +165,9 @@ def serve(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Processes that share the port, each with its own event loop.", show_default=False),
+        typer.Option(
+            min=1, max=64, help="Processes that share the port, each with its own event loop.", show_default=False
+        ),
     ] = None,
     loop: LoopOption = "auto",
     journal: Annotated[

@@ -207,7 +207,9 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
     )
 
-    host: str = Field(default="127.0.0.1", description="The interface to listen on; 0.0.0.0 for all of them.")
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="The interface to listen on; 0.0.0.0 for all of them."
+    )
     port: int = Field(default=8080, ge=0, le=65_535, description="The port to listen on; 0: any free one.")
     workers: int = Field(default=1, ge=1, le=64, description="Worker processes, each with its own event loop.")
     public_url: Annotated[Address, AfterValidator(_before_our_paths)] = Field(
@@ -279,7 +281,7 @@ class Settings(BaseSettings):
 
     def own_url(self, port: int) -> str:
         """Where this machine finds us, listening on that port."""
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property

@@ -195,6 +195,11 @@ def test_a_number_no_carrier_would_show_is_refused(folder: Folder, number: str) 
         assert folder.load({"BRIDGE_TWILIO__TRANSFER_CALLER_ID": right}).twilio.transfer_caller_id == right
 
 
+def test_no_interface_is_a_mistake_and_not_all_of_them(folder: Folder) -> None:
+    (said,) = folder.mistakes(given={"host": ""})
+    assert "host = ''" in said and "0.0.0.0 for all of them" in said
+
+
 @pytest.mark.parametrize("half", ["SID", "SECRET"])
 def test_half_an_api_key_of_the_carriers_is_refused(folder: Folder, half: str) -> None:
     (said,) = folder.mistakes({f"BRIDGE_TWILIO__API_KEY_{half}": "SK1"})
