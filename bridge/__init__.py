@@ -25,6 +25,7 @@ Rooms. P is pure: no await, no socket, no file, no clock. S is a shell. A room i
     sim          S  the telephone network, simulated; imports errors, audio and reading only
     localmodel   S  a realtime model on this machine; imports errors, children, audio and reading only
     rehearsal    S  calls between those two: the demo, scenarios, conversations in a terminal
+    process      S  this process: how it begins, runs work on an event loop, is told to end, and ends
     cli          S  the command line, a thin call into a room each
 
 `sim` and `localmodel` are second, independent readings of the documents: sharing a dialect with the service would let

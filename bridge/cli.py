@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import platform
 import signal
 import sys
-from collections.abc import Coroutine
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
+from bridge import process
 from bridge.errors import BridgeError, ConfigError, UsageError
 
 app = typer.Typer(
@@ -32,14 +30,10 @@ console = Console(emoji=False)  # :-1: is a port
 complaints = Console(stderr=True, emoji=False)
 
 _KEY = "BRIDGE_REALTIME__API_KEY"
-_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONMALLOC": "malloc"}
 _PORTS = (errno.EADDRINUSE, errno.EACCES)  # of a port; else it is the host
 _NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-_DESCRIPTORS = 65_536
-_WRITTEN_S = 5.0  # for the last lines of journals
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-T = TypeVar("T")
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="The folder of bridge.yaml, numbers.yaml and agents/.", show_default=False),
@@ -49,8 +43,7 @@ LoopOption = Annotated[Literal["auto", "uvloop", "asyncio"], typer.Option(help="
 
 def main() -> None:
     """The command `voice-bridge`. Mistakes of the user end with a sentence and exit code 1."""
-    _fill_standard_streams()
-    signal.signal(signal.SIGTERM, _told_to_end)  # until somebody ends in a way of their own
+    process.begin()
     sys.path.append(os.getcwd())  # tools of agents are looked for where one starts, after all that is installed
     try:
         app()
@@ -65,95 +58,14 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        _give_up_printing()
+        process.give_up_printing()
         where = f"{error.filename}: " if error.filename else ""
         complaints.print(f"{where}{error.strerror}. Make room and try again", style="red", markup=False, soft_wrap=True)
         raise SystemExit(1) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise SystemExit(_ended_by or 130) from None
+        raise SystemExit(process.exit_code(130)) from None
     except SystemExit as end:
-        raise SystemExit(_ended_by or end.code) from None
-
-
-_ended_by = 0  # 128 and the number of the signal we were told to end by
-
-
-def _told_to_end(number: int, frame: object) -> NoReturn:
-    """As by Ctrl-C: what was begun is put away (folders, processes), and no tool takes it for an exit of its own."""
-    global _ended_by
-    _ended_by = 128 + number
-    raise KeyboardInterrupt
-
-
-def _fill_standard_streams() -> None:
-    """One that was closed when we were started: the next file or socket of ours would take its number."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
-
-
-def _give_up_printing() -> None:
-    """What could not be printed would be tried once more when the process ends, and fail with a traceback."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _in_large_pages() -> None:
-    """Begin anew with all memory in large pages: a call costs 3 to 12 % less CPU, measured with 100 calls; the more,
-    the slower the machine's memory.
-
-    Only the environment a process is started with can ask for that: glibc's tunable `glibc.malloc.hugetlb` (where the
-    kernel leaves the choice to programs), and PYTHONMALLOC for Python's objects. Whoever has set either has their way.
-    """
-    started_by_this = sys.orig_argv[1 - len(sys.argv) :] == sys.argv[1:]
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" and started_by_this:
-        if not _LARGE_PAGES.keys() & os.environ.keys():
-            os.execve(sys.executable, sys.orig_argv, {**os.environ, **_LARGE_PAGES})
-
-
-def _with_all_descriptors() -> None:
-    """A call takes two or three, and 1,024 is what most processes are started with; more is theirs for the asking."""
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if 0 <= soft < _DESCRIPTORS:
-            most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def run(work: Coroutine[Any, Any, T], *, loop: str = "auto") -> T:
-    """Run to the end on uvloop where there is one. Told to end meanwhile, the work is cancelled."""
-    work = _until_told(work)
-    if loop != "asyncio" and sys.platform != "win32":
-        try:
-            import uvloop
-        except ImportError:
-            if loop == "uvloop":
-                raise ConfigError(["--loop uvloop: it is not installed. Run: pip install uvloop"]) from None
-        else:
-            return uvloop.run(work)
-    return asyncio.run(work)
-
-
-async def _until_told(work: Coroutine[Any, Any, T]) -> T:
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-
-    def told() -> None:
-        global _ended_by
-        _ended_by = 128 + signal.SIGTERM
-        assert task is not None, "this runs in one"
-        task.cancel()
-
-    if sys.platform != "win32":
-        loop.add_signal_handler(signal.SIGTERM, told)  # an exception in the midst of anything might be lost
-    return await work
+        raise SystemExit(process.exit_code(end.code)) from None
 
 
 @app.command()
@@ -179,12 +91,12 @@ def serve(
     from bridge import log
     from bridge.settings import load
 
-    _in_large_pages()
-    _with_all_descriptors()
+    process.in_large_pages()
+    process.with_all_descriptors()
     asked = (("host", host), ("port", port), ("workers", workers))
     settings = load(config=config, given={name: value for name, value in asked if value is not None})
     log.configure(settings.log, secrets=settings.all_secrets())
-    run(_for_good(_serve(settings, loop, journal)), loop=loop)
+    process.run(process.for_good(_serve(settings, loop, journal)), loop=loop)
 
 
 async def _serve(settings: Any, loop: str, journal: Path | None) -> None:
@@ -206,7 +118,7 @@ async def _serve(settings: Any, loop: str, journal: Path | None) -> None:
     try:
         welcome(console, settings, service.port, service.directory)
     except (OSError, SystemExit):  # nobody reads it, or the disk is full: it is only a welcome
-        _give_up_printing()
+        process.give_up_printing()
     await service.run()
 
 
@@ -227,25 +139,12 @@ def _not_started(settings: Any, error: OSError) -> str:
     return f"cannot listen on {settings.host}:{settings.port}: {why}. {remedy}"
 
 
-async def _for_good(work: Coroutine[Any, Any, None]) -> NoReturn:
-    """The service has ended, and so does the process: a tool that would not stop, or its thread, does not keep it."""
-    from bridge import log
-    from bridge.records.journal import wait_written
-
-    await work
-    with suppress(TimeoutError):
-        await asyncio.wait_for(wait_written(), _WRITTEN_S)
-    _give_up_printing()
-    log.wait_written()
-    os._exit(0)
-
-
 @app.command(hidden=True)
 def worker(loop: LoopOption = "auto") -> None:
     """One of several processes of `serve`; only `serve` itself can start it."""
     from bridge.web import workers
 
-    run(_for_good(workers.work(workers.assignment())), loop=loop)
+    process.run(process.for_good(workers.work(workers.assignment())), loop=loop)
 
 
 @app.command()
@@ -262,7 +161,7 @@ def model(
     companion: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """The model on this machine alone: an OpenAI-Realtime-compatible server that needs no key."""
-    run(_model(config, host, port, script, companion=companion))
+    process.run(_model(config, host, port, script, companion=companion))
 
 
 async def _model(config: Path | None, host: str, port: int, script: Path | None, *, companion: bool) -> None:
@@ -308,7 +207,7 @@ def demo(
     """A real spoken call through the whole path, with no key and no network."""
     from bridge.rehearsal.demo import demo as make_call
 
-    raise SystemExit(run(make_call(out, console)))
+    raise SystemExit(process.run(make_call(out, console)))
 
 
 @app.command()
@@ -332,7 +231,7 @@ def talk(
         work = conversation.talk(settings, agent, console, toolbox=Toolbox())
     else:
         work = conversation.play(settings, agent, console, heard=wav[0], said=wav[1], toolbox=Toolbox())
-    raise SystemExit(run(work))
+    raise SystemExit(process.run(work))
 
 
 @app.command()
@@ -369,11 +268,11 @@ def probe(
         plain = plain or variable("BRIDGE_ALLOW_PLAIN", config=config).lower() in ("true", "1", "yes", "on")
     target = target_of(where, known, url=url, profile=profile, model=model, key=key, plain=plain)
     if as_json:
-        report = run(examine(target))
+        report = process.run(examine(target))
         print(msgspec.json.format(msgspec.json.encode(report.as_data()), indent=1).decode())  # noqa: T201  (data)
     else:
         with console.status("") as status:
-            report = run(examine(target, lambda what: status.update(f"{what} ...")))
+            report = process.run(examine(target, lambda what: status.update(f"{what} ...")))
         findings.show(report, console)
     raise SystemExit(0 if report.would_work else 1)
 

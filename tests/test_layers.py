@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "records": {"errors", "call", "audio"},
     "metrics": {"errors", "call"},
     "log": {"errors", "settings"},
+    "process": {"errors", "records", "log"},
     "live": {
         *("errors", "children", "call", "audio", "telephony", "realtime", "tools", "settings", "records"),
         *("metrics", "log"),

@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bridge import cli
+from bridge import cli, process
 from bridge.call import events as ev
 from bridge.call.machine import Call
 from bridge.realtime.profiles import Target
@@ -218,7 +218,7 @@ def test_a_tool_that_will_not_stop_keeps_no_service_that_has_ended(tmp_path: Pat
     script = """if True:
         import asyncio, sys, time
         from pathlib import Path
-        from bridge import cli
+        from bridge import process
         from bridge.call import events as ev
         from bridge.records.journal import Journal, read
 
@@ -237,7 +237,7 @@ def test_a_tool_that_will_not_stop_keeps_no_service_that_has_ended(tmp_path: Pat
             journal.close()
             await asyncio.sleep(0)
 
-        cli.run(cli._for_good(service()))
+        process.run(process.for_good(service()))
         """
     command = [sys.executable, "-c", script, str(journal), str(tmp_path / "last.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -442,7 +442,7 @@ def run_visited(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
                 return await work
 
         until_signalled, serve = cli._until_signalled, Service.run
-        monkeypatch.setattr(cli, "run", lambda work, loop="": asyncio.run(bounded(work)))
+        monkeypatch.setattr(process, "run", lambda work, loop="": asyncio.run(bounded(work)))
         monkeypatch.setattr(cli, "_until_signalled", lambda: visited(until_signalled()))
         monkeypatch.setattr(Service, "run", lambda service: visited(serve(service)))
         code, rest = run(*words)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from bridge import log
-from bridge.cli import run
+from bridge.process import run
 from bridge.settings import load
 from bridge.web.service import Service
 from tests.bench.load.figures import Spread, spread
