@@ -18,8 +18,9 @@ from typing import Any
 import msgspec
 
 from bridge import log
-from bridge.process import run
+from bridge.process import in_large_pages, run, with_all_descriptors
 from bridge.settings import load
+from bridge.web.pace import Pace
 from bridge.web.service import Service
 from tests.bench.load.figures import Spread, spread
 from tests.bench.upstream import dial_of
@@ -74,6 +75,8 @@ async def serve(given: argparse.Namespace) -> None:
     log.configure(settings.log, secrets=settings.all_secrets())
     service = Service(settings, dial=dial_of(given.upstream))
     await service.start()
+    pace = Pace(lambda: service.switchboard.active_calls, service.switchboard.together)  # as `Service.run` does
+    pace.start()
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -84,6 +87,7 @@ async def serve(given: argparse.Namespace) -> None:
             stethoscope.begin()
         elif line == b"end\n":
             _say(stethoscope.end())
+    pace.stop()
     await service.stop(grace_s=1)
 
 
@@ -99,6 +103,8 @@ if __name__ == "__main__":
     parser.add_argument("--cpu", type=int, action="append", help="run on this core")
     parser.add_argument("--nice", type=int, default=0)
     arguments = parser.parse_args()
+    in_large_pages()
+    with_all_descriptors()
     os.nice(arguments.nice)
     if arguments.cpu:
         os.sched_setaffinity(0, arguments.cpu)
