@@ -124,7 +124,7 @@ class Driver:
         return self.call.state.ledger.open
 
     @property
-    def hands_on_to(self) -> str:
+    def bound_for(self) -> str:
         """Whom the carrier is to connect the caller to when the stream is closed; empty: nobody."""
         ending = self.call.state.ending
         return self.handed_on_to or (ending.target if ending is not None and ending.leaving else "")

@@ -270,7 +270,7 @@ class Switchboard:
         """Whom a call whose stream has ended is to be connected to; empty: nobody."""
         line = self._lines.get(carrier_call_id)
         if line is not None:
-            return line.driver.hands_on_to
+            return line.driver.bound_for
         over = self._over.get(carrier_call_id)
         if over is None:
             return ""
