@@ -124,8 +124,10 @@ class PhoneLeg:
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()
-        if self._driver.phone is self:
-            self._driver.deliver(ev.CallerLeft("closed"))
+        driver = self._driver
+        if driver.phone is self:
+            log.info("stream_closed", call_id=driver.plan.call_id, code=code, reason=reason)  # and there was no stop
+            driver.deliver(ev.CallerLeft("closed"))
 
     # ------------------------------------------------------------ to the carrier
 

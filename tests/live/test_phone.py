@@ -197,8 +197,11 @@ async def test_a_stop_ends_the_call_and_closes_the_socket() -> None:
 @on_virtual_time
 async def test_a_socket_that_closes_without_a_stop_is_a_lost_stream() -> None:
     one = await line()
-    one.leg.socket_closed(1006, "")
-    assert await one.ended() is EndReason.STREAM_LOST
+    with capture_logs() as told:
+        one.leg.socket_closed(1009, "message too big")
+        assert await one.ended() is EndReason.STREAM_LOST
+    (why,) = (entry for entry in told if entry["event"] == "stream_closed")
+    assert (why["code"], why["reason"]) == (1009, "message too big")
 
 
 @on_virtual_time
