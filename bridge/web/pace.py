@@ -39,7 +39,9 @@ class Pace:
         self._together = together
         self._clock = clock
         self._sleep = sleep
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        # asyncio's own loop calls what was asked for before what it found ready; uvloop the other way round
+        self._awake = self._gather if isinstance(loop, asyncio.BaseEventLoop) else self._rest
         self._next_at = 0.0
         self._running = False
 
@@ -63,7 +65,11 @@ class Pace:
         else:
             self._together.begin()
             self._next_at = self._clock() + EVERY_S
-            self._loop.call_soon(self._rest)
+            self._loop.call_soon(self._awake)
+
+    def _gather(self) -> None:
+        """What came during the rest is called after this, and in the next pass it is all there."""
+        self._loop.call_soon(self._rest)
 
     def _rest(self) -> None:
         """Once in each pass of the loop, which then takes all that has come."""
@@ -80,4 +86,4 @@ class Pace:
             if self._calls() < MANY:
                 self._look()
             else:
-                self._loop.call_soon(self._rest)
+                self._loop.call_soon(self._awake)

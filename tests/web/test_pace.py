@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -26,7 +27,8 @@ class Clock:
 
 
 async def passes(count: int) -> None:
-    for _ in range(count):
+    """Of asyncio's own loop, which the tests run on: two for each rest."""
+    for _ in range(2 * count):
         await asyncio.sleep(0)
 
 
@@ -148,3 +150,40 @@ async def test_a_pass_that_breaks_is_not_the_last() -> None:
     together.turn = lambda: None  # type: ignore[method-assign]
     pace.stop()
     assert len(turns) == len(clock.slept) == len(seen) >= 8
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_what_comes_during_a_rest_is_taken_before_the_next(loop: str) -> None:
+    """Whatever the order in which a loop calls what was asked for and what it found ready."""
+    ours, theirs = socket.socketpair()
+    clock, together, rests = Clock(), Together(), list[int]()
+
+    class Reading:
+        def feed(self, data: bytes) -> None:
+            rests.append(len(clock.slept))
+
+        def abort(self) -> None: ...
+
+    class Carrying(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            together.packets.append((Reading(), data))
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        theirs.send(b"a packet")
+
+    async def work() -> None:
+        transport, _ = await asyncio.get_running_loop().create_connection(Carrying, sock=ours)
+        pace = Pace(lambda: MANY, together, clock=clock, sleep=sleep)
+        pace.start()
+        while len(clock.slept) < 10:
+            await asyncio.sleep(0)
+        pace.stop()
+        transport.close()
+
+    with theirs:
+        if loop == "uvloop":
+            pytest.importorskip("uvloop").run(work())
+        else:
+            asyncio.run(work())
+    assert rests[:9] == list(range(1, 10))
