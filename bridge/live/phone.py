@@ -126,7 +126,8 @@ class PhoneLeg:
             self._retry.cancel()
         driver = self._driver
         if driver.phone is self:
-            log.info("stream_closed", call_id=driver.plan.call_id, code=code, reason=reason)  # and there was no stop
+            if not driver.call.over:  # else there was a stop before
+                log.info("stream_closed", call_id=driver.plan.call_id, code=code, reason=reason)
             driver.deliver(ev.CallerLeft("closed"))
 
     # ------------------------------------------------------------ to the carrier

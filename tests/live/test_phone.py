@@ -189,8 +189,11 @@ async def test_a_second_start_ends_the_call_and_closes_with_1008() -> None:
 @on_virtual_time
 async def test_a_stop_ends_the_call_and_closes_the_socket() -> None:
     one = await line()
-    one.says({"event": "stop", "streamSid": "MZ1", "stop": {"callSid": "CA1"}})
-    assert await one.ended() is EndReason.CALLER_LEFT
+    with capture_logs() as told:
+        one.says({"event": "stop", "streamSid": "MZ1", "stop": {"callSid": "CA1"}})
+        one.leg.socket_closed(1000, "")
+        assert await one.ended() is EndReason.CALLER_LEFT
+    assert "stream_closed" not in [entry["event"] for entry in told]
     assert one.socket.closed[0][0] == 1000
 
 
