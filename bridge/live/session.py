@@ -39,7 +39,8 @@ _BUSY_S: Final = 1.0  # before a service is asked again that has too much to do 
 _GREETING_S: Final = 3.0  # an open socket whose service says nothing for this long is tried anew
 _CONFIRM_S: Final = 2.0  # a service that does not confirm its configuration is taken at its word after this
 _STALLED_BYTES: Final = 1 << 20
-_MOST_PER_S: Final = 1000  # messages; two minutes of speech in deltas of 20 ms, with their words, are 12,000
+_PAGE_BITS: Final = 12  # a message counts once, and once more for every 4 KiB of it
+_MOST_PER_S: Final = 1000  # of these; two minutes of speech in deltas of 20 ms, with their words, are 12,000
 _MOST_AT_ONCE: Final = 12_000
 # What one service of an agent has and another may not, by how complaints name it: a call goes on without.
 _OF_TASTE: Final = {
@@ -92,7 +93,7 @@ class Session:
         self._together = leg.together
         self._waits = False  # audio of this session, with that of others
         self._heard_at = self._loop.time()
-        self._messages = 0
+        self._brought = 0
         self._allowance = Allowance(self._heard_at, per_s=_MOST_PER_S, at_first=_MOST_AT_ONCE, at_once=_MOST_AT_ONCE)
         self.up: CallerToModel | None = None
         self.down: ModelToCaller | None = None
@@ -131,10 +132,12 @@ class Session:
         if self._closed:
             return
         self._heard_at = self._loop.time()
-        self._messages += 1
-        if self._messages % BURST == 0 and self._allowance.overdrawn(self._heard_at):
-            self._lost(RealtimeError("the service sends too many messages", code="connection_lost"))
-            return
+        self._brought += 1 + (len(payload) >> _PAGE_BITS)
+        if self._brought >= BURST:
+            brought, self._brought = self._brought, 0
+            if self._allowance.overdrawn(self._heard_at, brought):
+                self._lost(RealtimeError("the service sends too much", code="connection_lost"))
+                return
         try:
             for fact in self._decoder.decode(payload) if is_text else self._decoder.decode_binary(payload):
                 self._take(fact)

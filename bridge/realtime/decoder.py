@@ -52,6 +52,7 @@ Facts = tuple[Fact, ...]
 
 _MAX_OPEN = 32  # responses a service may leave open; older ones are ended for it
 _SHORTEST_SECRET = 8  # characters; a shorter key may be a word of the protocol
+_LONGEST_EVENT = 1_000_000  # bytes of what is not a delta; more is an attack on the time of every call
 _MAX_ITEMS = 64  # of a response, and tool calls in it; what is beyond is not read
 
 
@@ -112,6 +113,7 @@ class Decoder:
     def decode(self, frame: bytes) -> Facts:
         """Facts of one text frame, in order. A frame that means nothing gives `Unknown`, or nothing at all."""
         facts: list[Fact] = []
+        kind = ""
         try:
             head = self._read_head(frame)
         except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -131,8 +133,13 @@ class Decoder:
                 return tuple(facts)
             if kind in SILENT:
                 return ()
+        known = kind in self._readers
         if self._secret and self._secret in frame:  # quoted in a complaint, most likely
             frame = frame.replace(self._secret, b"***")
+        elif kind and not known:
+            return (Unknown(clean(head.type, 100)),)
+        if len(frame) > _LONGEST_EVENT:
+            return (Unknown(kind if known else "", "too long"),)
         event = read_object(frame)
         if isinstance(event, str):
             return (Unknown("", event),)

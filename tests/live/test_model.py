@@ -995,6 +995,22 @@ async def test_a_service_that_floods_us_is_lost_and_one_that_answers_quickly_is_
 
 
 @on_virtual_time
+async def test_a_service_that_floods_us_with_bytes_is_lost() -> None:
+    service = Service()
+    line = await call(service)
+    service.last.greets()
+    service.last.confirms()
+    heard = facts(line)
+    flooding, sent = service.last, 0
+    while not flooding.closed and sent < 100:
+        sent += 1
+        flooding.says("house.news", news="x" * 1_000_000)
+    (lost,) = [fact for fact in heard if isinstance(fact, ev.ModelLost)]
+    assert lost.why == "connection_lost" and 40 < sent < 60
+    await hang_up(line)
+
+
+@on_virtual_time
 async def test_a_service_may_go_on_for_as_long_as_it_likes_at_an_honest_pace() -> None:
     service = Service()
     line = await call(service)

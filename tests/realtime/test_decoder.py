@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 import msgspec
+import pybase64
 import pytest
 
 from bridge.call import events as ev
@@ -416,6 +417,22 @@ def test_a_response_with_tool_calls_without_end_asks_for_some_of_them() -> None:
     assert kinds(read(reader, CREATED, *one_by_one, done())).count("ToolRequested") == 64
 
 
+def test_of_what_nobody_reads_only_the_name_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that sends much of it does not stop all calls of this process."""
+    monkeypatch.setattr("bridge.realtime.decoder.read_object", lambda frame: pytest.fail("it was read"))
+    reader = decoder()
+    assert reader.decode(b'{"type":"house.news","x":[' + b"{}," * 1000 + b"1]}") == (words.Unknown("house.news"),)
+    assert reader.decode(b'{"type":"error","x":"' + b"x" * 1_000_000 + b'"}') == (words.Unknown("error", "too long"),)
+    assert reader.decode(b'{"type":5,"x":"' + b"x" * 1_000_000 + b'"}') == (words.Unknown("", "too long"),)
+
+
+def test_a_delta_may_be_long() -> None:
+    delta = pybase64.b64encode_as_string(bytes(1_200_000))
+    event = {"type": "response.output_audio.delta", "response_id": "r", "item_id": "i", "delta": delta}
+    (spoken,) = [fact for fact in read(decoder(), event) if isinstance(fact, words.AudioDelta)]
+    assert len(spoken.audio) == 1_200_000
+
+
 def test_a_key_that_a_service_quotes_is_not_passed_on() -> None:
     key = "0123456789abcdef0123456789abcdef"
     reader = builtin()["openai"].dialect().decoder(secret=key)
@@ -424,4 +441,5 @@ def test_a_key_that_a_service_quotes_is_not_passed_on() -> None:
     for fact in read(reader, error, CREATED, failed):
         assert key not in repr(fact)
     assert reader.complaint is not None and key not in repr(reader.complaint)
+    assert read(reader, {"type": f"house.{key}"}) == [words.Unknown("house.***")]
     assert read(builtin()["openai"].dialect().decoder(secret="error"), error)[0].code == f"bad_{key}"
