@@ -170,7 +170,8 @@ class Workers:
                 return
             deaths = 1 if loop.time() - began > _SETTLED_S else deaths + 1
             wait_s = min(_LONGEST_WAIT_S, 0.25 * 2**deaths) if deaths > 1 else 0.0
-            log.error("worker_died", worker=worker, pid=process.pid, code=code, calls=lost, replaced_in_s=wait_s)
+            tell, what = (log.error, "worker_died") if code else (log.warning, "worker_ended")  # somebody told it to
+            tell(what, worker=worker, pid=process.pid, code=code, calls=lost, replaced_in_s=wait_s)
             await self._rest(wait_s)
 
     async def _rest(self, wait_s: float) -> None:

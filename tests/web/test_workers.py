@@ -173,8 +173,11 @@ async def test_a_worker_that_hangs_while_it_takes_a_dead_ones_place_is_replaced_
     agency._page = memoryview(bytearray(8)).cast("q")
     keeper = asyncio.create_task(agency._keep(0, asyncio.get_running_loop().create_future()))
     try:
-        await until(lambda: _true(len(hired) == 3))
+        with capture_logs() as told:
+            await until(lambda: _true(len(hired) == 3))
         assert [process.returncode for process in hired] == [0, -signal.SIGKILL, None]
+        gone = [(entry["log_level"], entry["event"]) for entry in told if "code" in entry]
+        assert gone == [("warning", "worker_ended"), ("error", "worker_died")]
     finally:
         agency._stopping.set()
         hired[-1].kill()
