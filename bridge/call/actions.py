@@ -39,7 +39,12 @@ class HangUp(Action, frozen=True, tag=True, gc=False):
 
 
 class Transfer(Action, frozen=True, tag=True, gc=False):
+    """Connect the caller to somebody else: by REST where it is configured, else, or if asked to, by closing the media
+    socket: the carrier then asks what comes next.
+    """
+
     target: str
+    by_closing: bool = False
 
 
 # ---------------------------------------------------------------- to the model

@@ -110,8 +110,8 @@ def interrupt(desk: Desk, *, cancels_itself: bool) -> None:
     else:
         ledger.drop()
     response_id = turns.cut()
-    if response_id and desk.model.can_cancel and not cancels_itself:
-        desk.ask(do.CancelResponse(response_id))
+    if not cancels_itself:
+        desk.cancel(response_id)
     for one in heard:
         _cut_item(desk, one)
 
@@ -142,9 +142,7 @@ def drop_announcement(desk: Desk) -> None:
         turns.doomed = True
     unsent = desk.ledger.withdraw(turns.told_in) if turns.told_in else []
     if turns.being_made and turns.response_id == turns.told_in and (unsent or not turns.spoke):
-        response_id = turns.cut()
-        if desk.model.can_cancel:
-            desk.ask(do.CancelResponse(response_id))
+        desk.cancel(turns.cut())
     for item in unsent:
         _cut_item(desk, Heard(item, 0.0))
 

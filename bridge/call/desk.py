@@ -57,6 +57,11 @@ class Desk:
     def ask(self, action: do.Action) -> None:
         self.out.append(action)
 
+    def cancel(self, response_id: str) -> None:
+        """What a service that cannot be asked to makes of a response, it makes to its end."""
+        if response_id and self.model.can_cancel:
+            self.out.append(do.CancelResponse(response_id))
+
     def note(self, what: str, detail: str = "") -> None:
         self.out.append(do.Note(what, detail))
 

@@ -148,7 +148,7 @@ def _leave(desk: Desk, ending: Ending) -> None:
     ending.leaving = True
     desk.timers.stop("goodbye")
     desk.after("leaving", _LEAVING_MS)
-    desk.ask(do.HangUp() if ending.what == "hang_up" else do.Transfer(ending.target))
+    desk.ask(do.HangUp() if ending.what == "hang_up" else do.Transfer(ending.target, ending.by_closing))
 
 
 def on_leaving(desk: Desk) -> None:
@@ -169,11 +169,14 @@ def handed_over(desk: Desk, event: ev.HandedOver) -> None:
         return
     desk.note("transfer_failed", event.detail)
     desk.timers.stop("leaving")
-    desk.state.ending = None
-    if not desk.model_is_ready:
-        desk.state.ending = Ending("hang_up", ending.reason)
-        _leave(desk, desk.state.ending)
+    if not desk.model_is_ready:  # nobody is there to go on with the caller
+        if ending.by_closing:
+            reason = EndReason.MODEL_UNAVAILABLE if ending.reason is EndReason.TRANSFERRED else ending.reason
+            ending = desk.state.ending = Ending("hang_up", reason)
+        ending.by_closing = True
+        _leave(desk, ending)
         return
+    desk.state.ending = None
     desk.transcript.noted(_TRANSFER_FAILED, desk.at)
     desk.ask(do.TellModel("note", _TRANSFER_FAILED))
     desk.turns.want(Wish("transfer_failed"))

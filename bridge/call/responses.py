@@ -65,8 +65,8 @@ def _start(desk: Desk, response_id: str) -> None:
         bargein.service_answers(desk)
     if turns.expecting and turns.asked is None and desk.model.can_cancel and ending.unanswered(desk):
         turns.expecting, turns.doomed = False, True
-    if turns.started(response_id) and desk.model.can_cancel:
-        desk.ask(do.CancelResponse(response_id))
+    if turns.started(response_id):
+        desk.cancel(response_id)
 
 
 def spoke(desk: Desk, event: ev.ModelSpoke) -> None:
@@ -104,8 +104,7 @@ def _too_long(desk: Desk, event: ev.ModelSpoke) -> None:
     desk.note("response_too_long", event.response_id)
     desk.transcript.agent_missed(event.item_id, len(event.audio) / desk.ledger.bytes_per_ms)
     if event.response_id == desk.turns.response_id and desk.turns.cut():
-        if desk.model.can_cancel:
-            desk.ask(do.CancelResponse(event.response_id))
+        desk.cancel(event.response_id)
         item = desk.ledger.items.get(event.item_id)
         if item is None and desk.model.can_delete:
             desk.ask(do.DeleteItem(event.item_id))

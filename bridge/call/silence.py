@@ -120,9 +120,7 @@ def _ask_again(desk: Desk) -> None:
     desk.note("answer_missing", "asking again")
     desk.state.asked_twice = True
     asked, spoken_over, cut_short = turns.asked, turns.doomed or turns.expecting, turns.being_made
-    response_id = turns.give_up()
-    if response_id and desk.model.can_cancel:
-        desk.ask(do.CancelResponse(response_id))
+    desk.cancel(turns.give_up())
     if asked is not None and asked.again:
         turns.want(asked)
     if cut_short:

@@ -23,6 +23,7 @@ class Ending(msgspec.Struct):
     target: str = ""
     latest_at: float = 0.0  # it is not waited for the goodbye longer than this, however much is still said
     leaving: bool = False  # the carrier has been asked
+    by_closing: bool = False  # and has refused: a transfer is tried the other way
 
     @property
     def at_a_limit(self) -> bool:

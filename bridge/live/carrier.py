@@ -90,24 +90,22 @@ class CallServices:
         else:
             driver.deliver(ev.HandedOver("hang_up", True))
 
-    async def transfer(self, driver: Driver, target: str) -> None:
-        if self._account is None:
-            driver.handed_on_to = target  # the verb after <Connect> asks for it when the stream has closed
-            driver.deliver(ev.HandedOver("transfer", True))
-            return
+    async def transfer(self, driver: Driver, action: do.Transfer) -> None:
         try:
-            document = twiml.document(twiml.dial(target, caller_id=self._caller_id))
-            request = rest.replace_document(self._account, driver.plan.carrier_call_id, document)
+            document = twiml.document(twiml.dial(action.target, caller_id=self._caller_id))
         except UsageError as mistake:
             driver.deliver(ev.HandedOver("transfer", False, str(mistake)))
             return
+        if self._account is None or action.by_closing:
+            driver.handed_on_to = action.target  # the verb after <Connect> asks for it when the stream has closed
+            driver.deliver(ev.HandedOver("transfer", True))
+            return
+        request = rest.replace_document(self._account, driver.plan.carrier_call_id, document)
         error = await self._ask(request)
         if error is not None and rest.no_such_call(error):
             # Gone, or of a subaccount, whose caller is still there: the carrier asks us, whoever's the call is.
             log.warning("carrier_knows_no_such_call", call_id=driver.plan.call_id, request=repr(request))
-            driver.handed_on_to, error = target, None
-        elif error is not None and driver.call.state.model != "ready":  # nobody is there to go on with the caller
-            driver.handed_on_to, error = target, None
+            driver.handed_on_to, error = action.target, None
         driver.deliver(ev.HandedOver("transfer", error is None, "" if error is None else str(error)))
 
     async def _ask(self, request: rest.Request) -> PeerError | None:

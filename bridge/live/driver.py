@@ -62,7 +62,7 @@ class Outside(Protocol):
 
     async def run_tool(self, driver: Driver, action: do.RunTool) -> None: ...
     async def hang_up(self, driver: Driver) -> None: ...
-    async def transfer(self, driver: Driver, target: str) -> None: ...
+    async def transfer(self, driver: Driver, action: do.Transfer) -> None: ...
 
 
 class Driver:
@@ -265,7 +265,7 @@ class Driver:
         self.spawn(lambda: self._outside.hang_up(self), "hang up")
 
     def _transfer(self, action: do.Transfer) -> None:
-        self.spawn(lambda: self._outside.transfer(self, action.target), "transfer")
+        self.spawn(lambda: self._outside.transfer(self, action), "transfer")
 
     def _note(self, action: do.Note) -> None:
         self._noted[action.what] += 1

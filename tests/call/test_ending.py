@@ -200,8 +200,16 @@ ENDINGS: list[Story] = [
         "a transfer that fails with no model to speak hangs up",
         at(0, ev.TransferWished("+1555"), do.Transfer("+1555")),
         at(100, lost(1), CLOSE_MODEL),
-        at(200, ev.HandedOver("transfer", False), HANG_UP),
-        at(300, HUNG_UP, end(EndReason.TRANSFERRED)),
+        at(200, ev.HandedOver("transfer", False), do.Transfer("+1555", by_closing=True)),
+        at(300, ev.HandedOver("transfer", False), HANG_UP),
+        at(400, HUNG_UP, end(EndReason.MODEL_UNAVAILABLE)),
+    ),
+    story(
+        "a transfer that the carrier refuses with no model to speak is made by closing the stream",
+        at(0, ev.TransferWished("+1555"), do.Transfer("+1555")),
+        at(100, lost(1), CLOSE_MODEL),
+        at(200, ev.HandedOver("transfer", False), do.Transfer("+1555", by_closing=True)),
+        at(300, ev.HandedOver("transfer", True), end(EndReason.TRANSFERRED)),
     ),
     story(
         "the operator ends a call with a goodbye",

@@ -239,7 +239,7 @@ class Clumsy(Nobody):
         await asyncio.sleep(self._after_s)
         raise KeyError("hang up")
 
-    async def transfer(self, driver: Driver, target: str) -> None:
+    async def transfer(self, driver: Driver, action: do.Transfer) -> None:
         await asyncio.sleep(self._after_s)
         raise KeyError("transfer")
 

@@ -81,7 +81,7 @@ class Busy:
         await asyncio.sleep(0.3)
         driver.deliver(ev.HandedOver("hang_up", True))
 
-    async def transfer(self, driver: Driver, target: str) -> None:
+    async def transfer(self, driver: Driver, action: do.Transfer) -> None:
         await asyncio.sleep(0.3)
         driver.deliver(ev.HandedOver("transfer", False, "no"))
 

@@ -89,7 +89,7 @@ class Nobody:
     async def hang_up(self, driver: Driver) -> None:
         driver.deliver(ev.HandedOver("hang_up", True))
 
-    async def transfer(self, driver: Driver, target: str) -> None:
+    async def transfer(self, driver: Driver, action: do.Transfer) -> None:
         driver.deliver(ev.HandedOver("transfer", True))
 
 
