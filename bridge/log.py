@@ -11,8 +11,7 @@ import atexit
 import logging
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, TextIO, cast
@@ -143,13 +142,6 @@ def wait_written() -> None:
 
 _queue: _Queue | None = None
 atexit.register(wait_written)
-
-
-@contextmanager
-def call(call_id: str, **fields: Any) -> Iterator[None]:
-    """Everything logged within carries the call's id, in tasks begun within as well."""
-    with structlog.contextvars.bound_contextvars(call_id=call_id, **fields):
-        yield
 
 
 class Redaction:

@@ -91,20 +91,6 @@ def test_an_endless_text_is_cut() -> None:
     assert len(written(detail="x" * 100_000)) < 3000
 
 
-def test_a_call_has_its_id_on_every_entry_within_and_on_none_after() -> None:
-    out = io.StringIO()
-    log.configure(Log(format="json"), stream=out)
-    logger = structlog.get_logger()
-    with log.call("call-1", agent="front-desk"):
-        logger.info("inside")
-        logging.getLogger("aiohttp").warning("a library speaks")
-    logger.info("outside")
-    inside, library, outside = map(json.loads, out.getvalue().splitlines())
-    assert (inside["call_id"], inside["agent"], library["call_id"]) == ("call-1", "front-desk", "call-1")
-    assert library["event"] == "a library speaks" and library["level"] == "warning"
-    assert "call_id" not in outside
-
-
 def test_libraries_go_through_the_same_redaction() -> None:
     out = io.StringIO()
     log.configure(Log(format="json"), secrets=[SECRET], stream=out)

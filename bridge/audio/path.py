@@ -234,7 +234,7 @@ class _Path:
 
 
 class CallerToModel(_Path):
-    """What the caller says, on its way to the model. `gain_db` is the agent's fixed gain.
+    """What the caller says, on its way to the model.
 
     `push` takes the next bytes from the caller and gives all that can be said to the model by now.
     """

@@ -155,32 +155,6 @@ class Note(Action, frozen=True, tag=True, gc=False):
 
 
 class EndCall(Action, frozen=True, tag=True, gc=False):
-    """The call is over: close both legs, end tools, write the record. Always the last action of a call."""
+    """The call is over: close both legs, end tools. Always the last action of a call."""
 
     reason: EndReason
-
-
-AnyAction = (
-    PlayAudio
-    | PlaceMark
-    | ClearPlayback
-    | HangUp
-    | Transfer
-    | OpenModel
-    | SwitchModel
-    | CloseModel
-    | SendCallerAudio
-    | SendSilence
-    | CommitCallerAudio
-    | RequestResponse
-    | CancelResponse
-    | TruncateItem
-    | DeleteItem
-    | TellModel
-    | ProbeModel
-    | SubmitToolOutput
-    | RunTool
-    | AbandonTool
-    | Note
-    | EndCall
-)

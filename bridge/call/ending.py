@@ -239,7 +239,7 @@ def end(desk: Desk, reason: EndReason) -> None:
         desk.ask(do.AbandonTool(tool_call_id))
     if state.model in ("opening", "ready"):
         desk.ask(do.CloseModel())
-    state.model, state.over, state.reason = "closed", True, reason
+    state.model, state.over = "closed", True
     desk.ask(do.EndCall(reason))
 
 

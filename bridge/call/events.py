@@ -226,7 +226,7 @@ class ModelComplained(Event, frozen=True, tag=True, gc=False):
 
 class ToolFinished(Event, frozen=True, tag=True, gc=False):
     tool_call_id: str
-    output: str  # JSON text for the model
+    output: str  # for the model: JSON, or a text of the tool's own
     failed: bool = False
 
 

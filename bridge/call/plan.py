@@ -51,7 +51,7 @@ class ToolSpec(msgspec.Struct, frozen=True):
     description: str
     parameters: dict[str, Any]  # JSON Schema
     timeout_s: float = 10.0
-    kind: str = "python"  # builtin, python, http
+    kind: Literal["builtin", "python"] = "python"
     entry: str = ""  # python: package.module:function
     filler: str = ""  # what to play when it takes longer than a moment: a clip's name, or nothing
 

@@ -1,4 +1,4 @@
-"""A call's state as JSON and back. The plan is not in it: it is kept beside the record and given again."""
+"""A call's state as JSON and back. The plan is not in it: whoever resumes the call gives it again."""
 
 from __future__ import annotations
 

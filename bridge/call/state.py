@@ -41,7 +41,6 @@ class State(msgspec.Struct):
 
     due: float | None = None  # when to look again if nothing happens
     over: bool = False
-    reason: EndReason | None = None
     ending: Ending | None = None
 
     stream_id: str = ""
@@ -63,11 +62,11 @@ class State(msgspec.Struct):
     opened: int = 0  # sessions ever asked for
     service: int = 0
     attempts: int = 0  # in a row that brought nothing
+    missing_since: float = 0.0  # when the first of those began
     ready_at: float = 0.0  # when the session in use became so
     served: bool = False  # it has given an answer to its end
     brief: int = 0  # sessions in a row that were no help
     put_off: bool = False  # the service has asked us to wait once already
-    missing_since: float = 0.0  # when the first of them began
     tokens: int = 0  # billed so far
     failures: int = 0  # responses in a row that failed
     in_words: bool = False  # sessions are told the history in their instructions

@@ -37,17 +37,17 @@ class Bystander:
         self._voice_ms = 0.0
         barge_in = driver.plan.agent.policies.barge_in
         self._persists_ms = float(barge_in.after_ms) if barge_in.mode == "after_ms" else 0.0
-        self._unheard_ms = 0.0
+        self._since_glance_ms = 0.0
         self._weighing = False
         self._spoken_ms = 0.0  # the caller's present speech, without its pauses
         self._paused_ms = 0.0
 
     def hear(self, frame: bytes, ms: float) -> None:
         """One frame of the caller's, after the call was told of it."""
-        self._unheard_ms += ms
-        if self._unheard_ms < _GLANCE_MS and not self._persists_ms:
+        self._since_glance_ms += ms
+        if self._since_glance_ms < _GLANCE_MS and not self._persists_ms:
             return
-        ms, self._unheard_ms = self._unheard_ms, 0.0
+        ms, self._since_glance_ms = self._since_glance_ms, 0.0
         loud = self._loudness.is_loud(frame, ms)
         state = self._driver.call.state
         if self._persists_ms:

@@ -7,7 +7,7 @@ stays full ends the leg.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 import structlog
@@ -51,12 +51,11 @@ class PhoneLeg:
         *,
         stream_id: str,
         audio: AudioFormat,
-        decode: Callable[[bytes], twilio.StreamMessage | None] = twilio.decode,
     ) -> None:
         self._driver = driver
         self._socket = socket
         self._stream_id = stream_id
-        self._decode = decode
+        self._decode = twilio.decode
         self._encoder = twilio.StreamEncoder(stream_id)
         self._timeline = CallerTimeline(audio, ordered=driver.plan.carrier.ordered_frames)
         self._bystander = Bystander(driver, audio)

@@ -352,7 +352,7 @@ class Session:
         """Why a connection closed is said in an error before it, in its reason, or not at all."""
         complaint = self._decoder.complaint
         if complaint is not None and not self._ready:
-            self._lost(RealtimeError(complaint.message, code=complaint.code))
+            self._lost(RealtimeError(complaint.message, code=complaint.code), complaint.cure)
             return
         cure = "fatal" if code in _NOT_WELCOME else self._dialect.cure(reason, reason)
         reason = clean(reason, 123)

@@ -47,6 +47,7 @@ SORRY = "I'm sorry, that did not work."
 STILL_THERE = "Are you still there?"
 DID_NOT_UNDERSTAND = "I'm sorry, I did not understand."
 
+_MOST_WORDS = 60
 TEXT_LIKENESS = 0.8  # typed words this like a phrase count as the phrase
 
 # What people wrap around a sentence. The grammar allows it, and it is taken off before looking the sentence up.
@@ -75,14 +76,10 @@ Reply = tuple[Say | UseTool, ...]
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a recogniser made of a piece of speech. `intent` is None for sound that fits nothing we know.
-
-    `score` is how much worse, per frame, the sentence fits the sound than free phonemes do: small is sure.
-    """
+    """What a recogniser made of a piece of speech. `intent` is None for sound that fits nothing we know."""
 
     intent: str | None
     text: str
-    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +276,8 @@ def _unwrapped(plain: str) -> str:
 
 
 def _likeness(left: str, right: str) -> float:
-    return SequenceMatcher(a=left.split(), b=right.split(), autojunk=False).ratio()
+    """Of as many words as a sentence has: it is compared with every sentence an agent knows."""
+    return SequenceMatcher(a=left.split()[:_MOST_WORDS], b=right.split()[:_MOST_WORDS], autojunk=False).ratio()
 
 
 def _parsed(output: str) -> Any:

@@ -55,7 +55,7 @@ class NoEars:
     """For a server that is to go without recognition although it could have it."""
 
     async def recognise(self, pcm16k: bytes, brain: Brain) -> Heard:
-        return Heard(None, "", math.inf)
+        return Heard(None, "")
 
     async def close(self) -> None:
         pass
@@ -146,8 +146,8 @@ def judge(sentence: str, margin: float, brain: Brain) -> Heard:
     """A decoded sentence as what the brain may act on."""
     intent = brain.intent_of_sentence(sentence) if sentence and margin <= MOST_MARGIN else None
     if intent is None:
-        return Heard(None, "", margin)
-    return Heard(intent.name, sentence, margin)
+        return Heard(None, "")
+    return Heard(intent.name, sentence)
 
 
 class InlineRecogniser:
@@ -237,7 +237,7 @@ class WorkerRecogniser:
             except (ConnectionError, TimeoutError) as wrong:
                 log.warning("recogniser lost, starting another", starts=self.starts, error=str(wrong))
                 await self._bury()
-        return Heard(None, "", math.inf)
+        return Heard(None, "")
 
     async def _bury(self) -> None:
         """Its end is known to everybody before another one starts."""

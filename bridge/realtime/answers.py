@@ -18,6 +18,7 @@ class Answers:
         self.active: set[str] = set()
         self.wanted = False
         self._asked = ""  # the event that asked for a response, until it is created or refused
+        self._worded = Recent()  # events that asked for a response with fields of its own
         self._over = Recent()  # responses that ended
         self._aside = Recent()  # responses beside the conversation; what is late of them is, too
         self._conversations = conversations
@@ -31,6 +32,13 @@ class Answers:
         """A response.create was sent."""
         if table(event.get("response")).get("conversation") != "none":
             self._asked = event["event_id"]
+        if event.get("response"):
+            self._worded.add(event["event_id"])
+
+    def put_off(self, event_id: str) -> None:
+        """The service would not do it yet. What was asked for in words of its own is for whoever asked to ask again."""
+        if event_id not in self._worded:
+            self.wanted = True
 
     def refused(self, event_id: str) -> None:
         """The service would not do what this event asked for."""

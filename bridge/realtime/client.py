@@ -126,13 +126,19 @@ class RealtimeClient(Emitter):
             with contextlib.suppress(RealtimeError):
                 await self._send_session()
 
-    async def wait_for_session_created(self) -> bool:
-        """True once the service has greeted us. Raises RealtimeError when not connected, or when it closed instead:
-        with the error it gave.
+    async def wait_for_session_created(self, timeout_s: float | None = None) -> bool:
+        """True once the service has greeted us, False when `timeout_s` passes first. Raises RealtimeError when not
+        connected, or when it closed instead: with the error it gave.
         """
+        if timeout_s is not None:
+            timeout_s = given.seconds("timeout_s", timeout_s, least=0.0)
         if self._created is None or not (self.is_connected or self._created.done()):
             raise RealtimeError("the client is not connected", code="not_connected")
-        return await asyncio.shield(self._created)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(self._created)
+        except TimeoutError:
+            return False
 
     async def disconnect(self) -> None:
         """Close the session and forget its conversation; tools still running are cancelled. A session that is just
@@ -407,15 +413,18 @@ class RealtimeClient(Emitter):
         response_id = wire_id(response.get("id"))
         self._answers.done(response_id)
         completed = response.get("status", "completed") == "completed"
+        if response.get("status") == "failed":
+            code, message, _, _ = read_error(table(response.get("status_details")))
+            self.dispatch("error", RealtimeError(f"a response failed: {message}", code=code))
         self._tools.response_ended(response_id, completed=completed)
         self._tools.response_ended(NAMELESS, completed=completed)
         self._ask()
 
     def _error(self, event: dict[str, Any]) -> None:
         code, message, param, request_id = read_error(event)
-        if self._dialect.cure(code, message) == "wait":  # a response is active that we do not know
-            self._answers.wanted = True
         refused = wire_id(table(event.get("error")).get("event_id"))
+        if self._dialect.cure(code, message) == "wait":  # a response is active that we do not know
+            self._answers.put_off(refused)
         self._answers.refused(refused)
         if refused and refused == self._committed:
             self.conversation.queue_input_audio(b"")  # there will be no item for it

@@ -21,7 +21,6 @@ from typing import Any, Literal, Self
 
 import msgspec
 import pybase64
-import structlog
 import websockets
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, ProtocolError, WebSocketException
@@ -36,13 +35,15 @@ from bridge.realtime.envelope import read_error
 from bridge.realtime.profiles import Profile, Target
 from bridge.realtime.wire import MAX_MESSAGE, clean, read_object
 
-log = structlog.get_logger()
+log = logging.getLogger("bridge.realtime")  # which tells on standard error, and no values, where nobody set it up
 
 MAX_FRAME_BYTES = 32 << 20  # three minutes of audio retrieved with its item are 12 MB
 PING_S = 5.0
 CLOSE_S = 2.0
+_CUT_S = 3.0  # for a close that cannot even be sent
 _MAX_WAITING = 256  # messages nobody has asked for yet; the frames after them wait as they came
 _MAX_WAITING_BYTES = 64 << 20  # of such frames; then the socket is not read
+_NOTHING_SEEN = 1 << 62
 _FRAME_COST = 100  # bytes a frame counts beside its own
 _APPEND_BYTES = 1 << 20  # caller audio per append event; services take up to 15 MiB of base64
 
@@ -136,6 +137,9 @@ class RealtimeConnection:
         self._room.set()
         self._pulled = False  # somebody receives or iterates
         self._handlers: dict[EventName, list[Handler]] = {"message": [], "error": [], "close": []}
+        self._sending = self._sent = 0  # sends under way, and ended
+        self._seen = (0, _NOTHING_SEEN)  # how many had ended, and what then waited, at the last look
+        self._look = asyncio.get_running_loop().call_later(PING_S, self._watch)
         self._closing = False
         self._end: Close | None = None  # how the socket was closed
         self._end_told = False
@@ -167,6 +171,10 @@ class RealtimeConnection:
             except UnicodeEncodeError:
                 raise UsageError("the event's text holds half of a character; give text that is whole") from None
         elif isinstance(event, bytes):
+            try:
+                event.decode()
+            except UnicodeDecodeError:
+                raise UsageError("these bytes are no JSON text; audio goes with send_audio") from None
             await self._send(event)
         elif isinstance(event, Mapping) and isinstance(event.get("type"), str):
             await self._send(given.as_json("the event", event))
@@ -182,10 +190,26 @@ class RealtimeConnection:
                 await self._send(self._dialect.append(piece))
 
     async def _send(self, data: bytes, *, text: bool = True) -> None:
+        self._sending += 1
         try:
             await self._socket.send(data, text=text)
         except ConnectionClosed:
             raise RealtimeError("the connection is closed", code="connection_closed") from None
+        finally:
+            self._sending -= 1
+            self._sent += 1
+
+    def _watch(self) -> None:
+        """While something waits to be sent, the library's pings wait behind it: a peer that takes nothing of it, from
+        one look to the next, is given up here.
+        """
+        transport = self._socket.transport
+        seen = (self._sent, transport.get_write_buffer_size())
+        if self._sending and seen[0] == self._seen[0] and seen[1] >= self._seen[1]:
+            transport.abort()
+            return
+        self._seen = seen if self._sending else (self._sent, _NOTHING_SEEN)
+        self._look = asyncio.get_running_loop().call_later(PING_S, self._watch)
 
     # ------------------------------------------------------------ receiving
 
@@ -232,7 +256,7 @@ class RealtimeConnection:
         return self
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close in order: returns when the service has answered, or two seconds later. Harmless when already closed."""
+        """Close in order: returns when the service has answered, or three seconds later. Harmless when closed."""
         try:
             # RFC 6455 sections 5.5 and 7.4.1: which codes may be sent, and how long a reason may be
             Frame(Opcode.CLOSE, Close(code, reason).serialize()).check()
@@ -242,7 +266,11 @@ class RealtimeConnection:
             ) from None
         self._closing = True
         self._taken.set()  # the service's answer may stand behind what there is no room for
-        await self._socket.close(code, reason)
+        try:
+            async with asyncio.timeout(_CUT_S):
+                await self._socket.close(code, reason)
+        except TimeoutError:
+            self._socket.transport.abort()  # it takes nothing any more
         if self._reader is asyncio.current_task():
             return  # a handler closes: the reader ends after it
         self._room.set()
@@ -271,6 +299,7 @@ class RealtimeConnection:
         except ConnectionClosed as closed:
             self._end = closed.rcvd or closed.sent  # theirs, else why we gave up (too big, no answer to a ping)
         finally:
+            self._look.cancel()
             self._frames.put_nowait(None)
 
     # ------------------------------------------------------------ the reader
@@ -356,7 +385,7 @@ class RealtimeConnection:
             except (Exception, asyncio.CancelledError) as failure:
                 if isinstance(failure, asyncio.CancelledError) and being_cancelled():
                     raise
-                log.exception("realtime.handler_failed", on=name, profile=self.target.profile.name)
+                log.exception("a handler of %s failed", name)
 
 
 def pieces(audio: bytes) -> Iterator[bytes]:

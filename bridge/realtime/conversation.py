@@ -43,6 +43,19 @@ class Formatted:
     tool: ToolCall | None = None
     output: str = ""  # of a function_call_output
 
+    def add(self, audio: bytes) -> None:
+        try:
+            self.audio += audio
+        except BufferError:  # somebody looks at it, with numpy say: what they see stays as it is
+            self.audio = self.audio + audio
+
+    def keep(self, size: int) -> None:
+        """The first bytes of the audio, and no others."""
+        try:
+            del self.audio[size:]
+        except BufferError:
+            self.audio = self.audio[:size]
+
 
 @dataclass(slots=True)
 class Item:
@@ -184,10 +197,10 @@ class Conversation:
         if item.type == "function_call":
             tool = item.formatted.tool or ToolCall(wire_id(wire.get("call_id")) or item.id)
             tool.name = clean(wire.get("name"), 500) or tool.name
-            tool.arguments = clean(wire.get("arguments")) or tool.arguments
+            tool.arguments = clean(wire.get("arguments"), _LONGEST) or tool.arguments
             item.formatted.tool = tool
         elif item.type == "function_call_output":
-            item.formatted.output = clean(wire.get("output"))
+            item.formatted.output = clean(wire.get("output"), _LONGEST)
 
     def _item_truncated(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item = self._items.get(wire_id(event.get("item_id")))
@@ -200,7 +213,7 @@ class Conversation:
         """Cut an item to what was heard. Its words go: nobody knows how many of them that was."""
         kept = int(audio_end_ms * self.bytes_per_ms) // 2 * 2
         self._kept_bytes -= max(0, len(item.formatted.audio) - kept)
-        del item.formatted.audio[kept:]
+        item.formatted.keep(kept)
         item.formatted.audio_ms = min(item.formatted.audio_ms, float(audio_end_ms))
         item.truncated = True
         _take_words(item)
@@ -329,7 +342,7 @@ class Conversation:
     def _arguments_done(self, event: dict[str, Any], heard: InputAudio | None) -> Changes:
         item, new, tool = self._called(event)
         tool.name = clean(event.get("name"), 500) or tool.name
-        tool.arguments = clean(event.get("arguments")) or tool.arguments
+        tool.arguments = clean(event.get("arguments"), _LONGEST) or tool.arguments
         return (Change(item, appended=new),)
 
     def _called(self, event: dict[str, Any]) -> tuple[Item, bool, ToolCall]:
@@ -388,7 +401,7 @@ class Conversation:
 
     def _add_audio(self, item: Item, audio: bytes, heard: InputAudio | None = None) -> None:
         """The caller's is in the format in which it was `heard`, the agent's in the service's own."""
-        item.formatted.audio += audio
+        item.formatted.add(audio)
         item.formatted.audio_ms += len(audio) / (self if heard is None else heard).bytes_per_ms
         self._kept_bytes += len(audio)
         most = int(self._keep_audio_ms * self.bytes_per_ms)  # a session's format is known when it has one
@@ -398,7 +411,7 @@ class Conversation:
             if old is item or self._kept_bytes <= most:
                 break
             self._kept_bytes -= len(old.formatted.audio)
-            old.formatted.audio.clear()
+            old.formatted.keep(0)
 
     def _remember(self, what: dict[str, Any], key: str, value: Any) -> None:
         what[key] = value

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
-
-import structlog
 
 from bridge.errors import UsageError
 from bridge.realtime import given
 
-log = structlog.get_logger()
+log = logging.getLogger("bridge.realtime")  # which tells on standard error, and no values, where nobody set it up
 
 Listener = Callable[[Any], object]
 
@@ -97,9 +96,12 @@ def being_cancelled() -> bool:
 
 def _call(name: str, listener: Listener, payload: Any) -> None:
     try:
-        listener(payload)
+        answer = listener(payload)
+        if inspect.iscoroutine(answer):
+            answer.close()
+            raise TypeError("nobody awaits an async listener; give a plain one that starts a task")
     except (Exception, asyncio.CancelledError):  # it awaits nothing: something it looked at was cancelled
-        log.exception("realtime.listener_failed", on=name)
+        log.exception("a listener of %s failed", name)
 
 
 def _check(name: object, listener: object) -> None:

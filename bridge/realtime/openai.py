@@ -12,9 +12,6 @@ from typing import Any
 from bridge.realtime.dialect import Dialect
 
 _MIME = {"pcm16": "audio/pcm", "mulaw": "audio/pcmu", "alaw": "audio/pcma"}
-# Neutral names that move into an audio object; the rest keeps its name, save modalities.
-_INPUT = {"transcription": "transcription", "noise_reduction": "noise_reduction", "turn_detection": "turn_detection"}
-_OUTPUT = {"voice": "voice", "speed": "speed"}
 
 
 class GaDialect(Dialect):
@@ -25,18 +22,21 @@ class GaDialect(Dialect):
         heard: dict[str, Any] = {}
         spoken: dict[str, Any] = {}
         for name, value in session.items():
-            if name == "modalities":
-                rendered["output_modalities"] = one_modality(value)
-            elif name == "input_format":
-                heard["format"] = audio_format(*value)
-            elif name == "output_format":
-                spoken["format"] = audio_format(*value)
-            elif name in _INPUT:
-                heard[_INPUT[name]] = value
-            elif name in _OUTPUT:
-                spoken[_OUTPUT[name]] = value
-            elif name != "temperature":  # refused since GA
-                rendered[name] = value
+            match name:
+                case "modalities":
+                    rendered["output_modalities"] = one_modality(value)
+                case "input_format":
+                    heard["format"] = audio_format(*value)
+                case "output_format":
+                    spoken["format"] = audio_format(*value)
+                case "transcription" | "noise_reduction" | "turn_detection":
+                    heard[name] = value
+                case "voice" | "speed":
+                    spoken[name] = value
+                case "temperature":
+                    pass  # refused since GA
+                case _:
+                    rendered[name] = value
         audio = {side: fields for side, fields in (("input", heard), ("output", spoken)) if fields}
         if audio:
             rendered["audio"] = audio

@@ -58,7 +58,6 @@ Script = Scripts | Mapping[str, Any] | Path | None
 class Wired:
     """One event between the service and a model. `connection` counts that model's connections from 1."""
 
-    at_s: float  # the loop's clock
     service: str
     connection: int
     direction: str  # "client": from us; "server": from the model
@@ -252,7 +251,7 @@ class Stage:
 
     def _wire(self, service: str) -> Callable[[int, str, dict[str, Any]], None]:
         def write(connection: int, direction: str, event: dict[str, Any]) -> None:
-            self.wire.append(Wired(asyncio.get_running_loop().time(), service, connection, direction, event))
+            self.wire.append(Wired(service, connection, direction, event))
 
         return write
 

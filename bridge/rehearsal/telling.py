@@ -26,10 +26,10 @@ from bridge.rehearsal.keeping import kept
 from bridge.rehearsal.watch import Cut, Watch
 from bridge.sim.leg import Leg, loud_blocks
 from bridge.sim.picture import Sign, Turn, draw
+from bridge.sim.sounds import loud_ms
 
 RATE_HZ: Final = 8000
 _MS: Final = 8  # samples
-_LOUD: Final = 60  # mean magnitude of 10 ms that counts as sound
 _PAUSE_MS: Final = 90.0
 _ROUNDING_MS: Final = 1.0
 
@@ -112,9 +112,7 @@ def rows(result: Result) -> list[Row]:
 
 def spoken_ms(leg: Leg) -> float:
     """How much of the agent's sound reached the caller."""
-    heard = _pcm(leg.heard_track()).astype(np.int32)
-    blocks = heard[: len(heard) // 80 * 80].reshape(-1, 80)
-    return 10.0 * float((np.abs(blocks).mean(axis=1) > _LOUD).sum())
+    return sum(stretch.stop_ms - stretch.start_ms for stretch in loud_ms(_pcm(leg.heard_track())))
 
 
 def show(result: Result, console: Console) -> None:

@@ -152,7 +152,7 @@ class ModelService(Section):
 
 
 class Limits(Section):
-    """What one process takes on, and how long it waits for others."""
+    """What the service takes on, and how long it waits for others."""
 
     max_calls: int = Field(
         default=100, ge=1, le=10_000, description="Calls at the same time; one more hears the busy message."
@@ -240,7 +240,7 @@ class Settings(BaseSettings):
     services: Annotated[dict[str, ModelService], AfterValidator(_beside_the_default)] = Field(
         default={}, description="Further model services, by names of yours, for agents to choose and fail over to."
     )
-    limits: Limits = Field(default=Limits(), description="What one process takes on.")
+    limits: Limits = Field(default=Limits(), description="What the service takes on.")
     log: Log = Field(default=Log(), description="What is written about calls.")
     local_model: LocalModel = Field(default=LocalModel(), description="The model on this machine.")
 

@@ -1,7 +1,7 @@
 """What a simulated call was like, in plain values: the input of measures, expectations, pictures and reports.
 
 `of_leg` takes everything the carrier knows. Words, tools and truncations are known to the service alone: whoever runs
-both adds them with the `with_` functions; against a foreign server they stay empty.
+both adds them (`with_words`); against a foreign server they stay empty.
 """
 
 from __future__ import annotations

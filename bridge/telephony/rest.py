@@ -14,7 +14,6 @@ import msgspec
 from bridge.errors import CarrierError, PeerError, UsageError
 from bridge.telephony.twiml import INLINE_LIMIT
 
-API_URL = "https://api.twilio.com"
 NOT_FOUND = 20404  # for a call that has ended too
 
 
@@ -24,7 +23,7 @@ class Account(msgspec.Struct, frozen=True):
     account_sid: str
     user: str
     password: str
-    api_url: str = API_URL
+    api_url: str
 
     def __repr__(self) -> str:
         return f"Account({self.account_sid})"

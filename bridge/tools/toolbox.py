@@ -1,8 +1,8 @@
 """The tools of all agents: found, arguments checked, run under the call's own time limit (the core's deadline).
 
-A tool is a coroutine function `(arguments: dict, call: CallInfo) -> JSON-able`. What it raises becomes an error the
-model is told in one line; the traceback goes to the log. Assume the model is hostile: arguments are checked against
-the schema, names against the agent's list.
+A tool is a coroutine function `(arguments: dict, call: CallInfo)` that returns text, or what JSON can say. What it
+raises becomes an error the model is told in one line; the traceback goes to the log. Assume the model is hostile:
+arguments are checked against the schema, names against the agent's list.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Toolbox:
         return mistakes
 
     async def run(self, spec: ToolSpec, arguments: str, call: CallInfo) -> tuple[str, bool]:
-        """(JSON text for the model, whether it failed). Never raises but CancelledError."""
+        """(What the model gets: a text as it is, anything else as JSON; whether it failed). Never raises of itself."""
         try:
             given = msgspec.json.decode(arguments or "{}")
         except (ValueError, RecursionError):
@@ -164,7 +164,7 @@ def mismatch(given: Any, schema: Mapping[str, Any], where: str = "arguments") ->
         missing = [name for name in schema.get("required", ()) if name not in given]
         if missing:
             return f"{where} lacks {', '.join(missing)}"
-        if schema.get("additionalProperties") is False:
+        if schema.get("additionalProperties") is False and "patternProperties" not in schema:
             extra = [name for name in given if name not in properties]
             if extra:
                 return f"{where} has unknown fields: {', '.join(extra)}"

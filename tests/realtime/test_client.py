@@ -1258,3 +1258,54 @@ async def test_half_a_sample_is_refused() -> None:
     async with talking() as (client, _):
         with pytest.raises(UsageError, match=r"^audio: found 4801 bytes"):
             await client.append_input_audio(bytes(4801))
+
+
+async def test_who_looks_at_an_items_audio_does_not_stop_it_from_growing_or_being_cut() -> None:
+    async with talking() as (client, service):
+        views: list[memoryview] = []
+        client.on("conversation.updated", lambda change: views.append(memoryview(change["item"].formatted.audio)))
+        await service.say(*spoken(ms=100), *spoken(ms=100)[-1:])
+        await settle(lambda: (item := client.conversation.get_item("a")) and item.formatted.audio_ms == 200)
+        item = client.conversation.get_item("a")
+        assert item is not None and len(item.formatted.audio) == 48 * 200
+        cut = {"item_id": "a", "content_index": 0, "audio_end_ms": 50}
+        await service.say({"type": "conversation.item.truncated", **cut})
+        await settle(lambda: item.truncated)
+        assert len(item.formatted.audio) == 48 * 50 and any(len(view) == 48 * 200 for view in views)
+
+
+async def test_a_response_that_failed_is_an_error() -> None:
+    async with talking() as (client, service):
+        errors: list[RealtimeError] = []
+        client.on("error", errors.append)
+        why = {
+            "type": "failed",
+            "error": {"type": "server_error", "code": "insufficient_quota", "message": "no credit"},
+        }
+        await service.say(created("r"), {"type": "response.done", "response": {"id": "r", "status": "failed"}})
+        await service.say({"type": "response.done", "response": {"id": "s", "status": "failed", "status_details": why}})
+        await settle(lambda: len(errors) == 2)
+        assert [error.code for error in errors] == ["unknown", "insufficient_quota"]
+        assert "no credit" in str(errors[1])
+
+
+async def test_what_was_asked_for_in_words_of_its_own_is_not_repeated_without_them() -> None:
+    async with talking() as (client, service):
+        await service.say(created("r"))
+        await client.realtime.send("response.create", {"response": {"instructions": "Greet the caller now."}})
+        (asked,) = await service.heard_type("response.create")
+        refusal = {"code": "conversation_already_has_active_response", "message": "", "event_id": asked["event_id"]}
+        await service.say({"type": "error", "error": refusal}, done("r"))
+        await settle(lambda: not client._answers.active)
+        await quiet(client, service)
+        assert len(await service.heard_type("response.create")) == 1
+
+
+async def test_a_greeting_that_does_not_come_is_waited_for_as_long_as_one_likes() -> None:
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="k")
+        await client.connect()
+        assert not await client.wait_for_session_created(0.05)
+        await service.say(CREATED)
+        assert await client.wait_for_session_created(5)
+        await client.disconnect()

@@ -596,3 +596,59 @@ async def test_a_service_that_goes_away_in_order_ends_an_iteration_in_order_and_
         await connection.close()
         await connection.close()
         assert ends == [1001]
+
+
+async def test_a_service_that_takes_nothing_any_more_is_noticed_while_something_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The library's own pings wait behind what is being sent."""
+    monkeypatch.setattr("bridge.realtime.connection.PING_S", 0.2)
+    async with running() as service:
+        connection = await join(service)
+        ended: list[object] = []
+        connection.on("close", lambda *how: ended.append(how))
+        service.stop_reading()
+
+        async def talk() -> None:
+            while True:
+                await connection.send_audio(bytes(1 << 20))
+
+        async with asyncio.timeout(20):
+            with pytest.raises(RealtimeError, match="closed"):
+                await talk()
+            with pytest.raises(RealtimeError) as lost:
+                await connection.receive()
+        assert lost.value.code == "connection_lost" and connection.close_code == 1006 and ended
+
+
+async def test_closing_does_not_wait_for_a_service_that_takes_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.realtime.connection._CUT_S", 0.2)
+    async with running() as service:
+        connection = await join(service)
+        service.stop_reading()
+        talking = [asyncio.create_task(connection.send_audio(bytes(1 << 23))) for _ in range(4)]
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(5):
+            await connection.close()
+            assert all(isinstance(end, RealtimeError) for end in await asyncio.gather(*talking, return_exceptions=True))
+
+
+async def test_a_slow_service_that_takes_something_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.realtime.connection.PING_S", 0.1)
+    async with running() as service:
+        connection = await join(service)
+        sending = asyncio.create_task(connection.send({"type": "long", "text": "x" * (24 << 20)}))
+        while not sending.done():
+            service.stop_reading()
+            await asyncio.sleep(0.03)
+            service.go_on_reading()
+            await asyncio.sleep(0.01)
+        await sending
+        assert (await service.heard_type("long"))[0]["type"] == "long"
+        await connection.close()
+
+
+async def test_bytes_that_are_no_text_are_refused_and_the_way_for_audio_is_said() -> None:
+    async with running() as service, connect(url=service.url, api_key=KEY) as connection:
+        with pytest.raises(UsageError, match="send_audio"):
+            await connection.send(bytes([0xFF, 0x00]))

@@ -7,7 +7,7 @@ from bridge.telephony import rest
 from bridge.telephony.rest import Account
 from bridge.telephony.twiml import dial, document
 
-ACCOUNT = Account("AC1", "AC1", "secret-token")
+ACCOUNT = Account("AC1", "AC1", "secret-token", "https://api.twilio.com")
 CALLS = "https://api.twilio.com/2010-04-01/Accounts/AC1/Calls"
 
 
