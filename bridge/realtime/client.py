@@ -38,6 +38,7 @@ from bridge.realtime.session import Encoding, from_fields
 from bridge.realtime.toolbelt import Tool, ToolBelt
 from bridge.realtime.wire import table, whole, wire_id
 
+Changes = dict[str, tuple[Any, Any]]  # what a field was, and what it became
 Audio = bytes | bytearray | memoryview | Any  # anything that gives its bytes: numpy int16, array("h")
 
 # The reference client's, without its voice: other services have other voices, and each has a default.
@@ -59,6 +60,8 @@ SERVER_VAD: dict[str, Any] = {
     "silence_duration_ms": 200,
 }
 
+_UNSET: Any = object()
+_MOST_CHANGES = 32  # that a service may still refuse
 _SHORTEST_KEPT_S = 0.1  # of no audio it could not be told whether there is any to commit
 _PART = '{"type": "input_text", "text": ...} or {"type": "input_audio", "audio": ...}'
 
@@ -87,6 +90,8 @@ class RealtimeClient(Emitter):
         self.realtime = RealtimeAPI(target, timeout_s=timeout_s)
         self.conversation = Conversation()
         self.session: dict[str, Any] = from_fields(DEFAULT_SESSION)  # in the neutral form of session.py
+        self._changing: Changes = {}  # of `session`, and not yet sent
+        self._changes: dict[str, Changes] = {}  # by the event that sent them
         self._dialect = target.dialect()
         self._keep_audio_s = given.seconds("keep_audio_s", keep_audio_s, least=_SHORTEST_KEPT_S)
         self._tools = ToolBelt(self._answer_tool, self._ask_after_tools)
@@ -177,6 +182,7 @@ class RealtimeClient(Emitter):
         Fields may be named as in the beta (flat) or as in GA (`audio={...}`); the service gets its own shape. Tools
         given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, a format that is none of
         the profile's, another format once the session has had audio, or what JSON cannot say; then nothing has changed.
+        What the service refuses comes as an "error", and is taken back here too.
         """
         if "tools" in fields:
             tools = given.tables("tools", fields["tools"], '{"name": ..., "description": ..., "parameters": {...}}')
@@ -201,6 +207,7 @@ class RealtimeClient(Emitter):
                     " disconnect, change it, and connect again"
                 )
         had_turns = self.turn_detection_type is not None
+        self._changing = {name: (self.session.get(name, _UNSET), value) for name, value in changed.items()}
         self.session |= changed
         if had_turns and self.turn_detection_type is None:
             self._heard.forget(self._turn_end_ms)  # the service has committed that, turn by turn
@@ -245,10 +252,25 @@ class RealtimeClient(Emitter):
         profile = self.realtime.target.profile
         model = {"model": profile.model} if profile.model_in == "session" and profile.model else {}
         rendered = self._dialect.render({**model, **self.session, "tools": tools})
-        if not self._heard.appended:  # its format may have changed
+        self._reckon()
+        await self.realtime.send("session.update", {"session": rendered})
+
+    def _reckon(self) -> None:
+        """The formats may have changed."""
+        if not self._heard.appended:
             self._heard = self._new_input()
         self.conversation.bytes_per_ms = self._bytes_per_ms("output_format")
-        await self.realtime.send("session.update", {"session": rendered})
+
+    def _take_back(self, event_id: str) -> None:
+        """The service refused an update as a whole: what it changed is as it was, and spoils no later one."""
+        for name, (former, refused) in self._changes.pop(event_id, {}).items():
+            if self.session.get(name, _UNSET) is not refused:
+                continue  # it was changed again
+            if former is _UNSET:
+                del self.session[name]
+            else:
+                self.session[name] = former
+        self._reckon()
 
     # ------------------------------------------------------------ the caller's side
 
@@ -366,6 +388,10 @@ class RealtimeClient(Emitter):
         self._log("client", event)
         if event["type"] == "response.create":
             self._answers.asked(event)
+        elif event["type"] == "session.update":
+            self._changes[event["event_id"]], self._changing = self._changing, {}
+            if len(self._changes) > _MOST_CHANGES:
+                del self._changes[next(iter(self._changes))]
         elif event["type"] == "input_audio_buffer.commit":
             self._committed = event["event_id"]
             if self.turn_detection_type is None:
@@ -426,6 +452,8 @@ class RealtimeClient(Emitter):
         if self._dialect.cure(code, message) == "wait":  # a response is active that we do not know
             self._answers.put_off(refused)
         self._answers.refused(refused)
+        if refused in self._changes:
+            self._take_back(refused)
         if refused and refused == self._committed:
             self.conversation.queue_input_audio(b"")  # there will be no item for it
         self._complaint = RealtimeError(message, code=code, param=param or None, request_id=request_id or None)

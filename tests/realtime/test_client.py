@@ -1309,3 +1309,30 @@ async def test_a_greeting_that_does_not_come_is_waited_for_as_long_as_one_likes(
         await service.say(CREATED)
         assert await client.wait_for_session_created(5)
         await client.disconnect()
+
+
+async def test_what_the_service_refused_spoils_no_later_update() -> None:
+    async with talking() as (client, service):
+        await client.update_session(instructions="Be brief.")
+        await client.update_session(speed=3.0, voice="nobody", instructions="Be loud.")
+        await client.update_session(voice="cedar")  # before the refusal comes
+        updates = await service.heard_type("session.update", 4)
+        error = {"code": "invalid_value", "message": "speed", "event_id": updates[2]["event_id"]}
+        await service.say({"type": "error", "error": error})
+        await settle(lambda: "speed" not in client.session)
+        assert (client.session["voice"], client.session["instructions"]) == ("cedar", "Be brief.")
+        await client.add_tool(WEATHER, lambda arguments: 1)
+        last = (await service.heard_type("session.update", 5))[-1]["session"]
+        assert last["instructions"] == "Be brief." and last["audio"]["output"] == {
+            "format": {"type": "audio/pcm", "rate": 24000},
+            "voice": "cedar",
+        }
+
+
+async def test_a_format_the_service_refused_is_not_reckoned_in() -> None:
+    async with talking() as (client, service):
+        await client.update_session(output_audio_format="g711_ulaw")
+        assert client.conversation.bytes_per_ms == 8
+        (_, update) = await service.heard_type("session.update", 2)
+        await service.say({"type": "error", "error": {"code": "no", "message": "", "event_id": update["event_id"]}})
+        await settle(lambda: client.conversation.bytes_per_ms == 48)
