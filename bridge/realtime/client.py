@@ -34,7 +34,7 @@ from bridge.realtime.envelope import read_error
 from bridge.realtime.input_audio import InputAudio
 from bridge.realtime.memory import Conversations
 from bridge.realtime.profiles import Profile
-from bridge.realtime.session import Encoding, from_fields
+from bridge.realtime.session import Encoding, from_fields, read_format
 from bridge.realtime.toolbelt import Tool, ToolBelt
 from bridge.realtime.wire import table, whole, wire_id
 
@@ -90,6 +90,7 @@ class RealtimeClient(Emitter):
         self.realtime = RealtimeAPI(target, timeout_s=timeout_s)
         self.conversation = Conversation()
         self.session: dict[str, Any] = from_fields(DEFAULT_SESSION)  # in the neutral form of session.py
+        self._configures = True
         self._changing: Changes = {}  # of `session`, and not yet sent
         self._changes: dict[str, Changes] = {}  # by the event that sent them
         self._dialect = target.dialect()
@@ -114,9 +115,13 @@ class RealtimeClient(Emitter):
     def is_connected(self) -> bool:
         return self.realtime.is_connected
 
-    async def connect(self) -> None:
+    async def connect(self, *, configure: bool = True) -> None:
         """Open the session and send its configuration. Raises UsageError when connected, or without a key where the
         profile's own host wants one, RealtimeError when refused.
+
+        `configure` False leaves a session as somebody else has configured it: a call under way (`call_id`), a client
+        secret, a stored prompt. Its formats and turn detection are read from its greeting, and what is changed later
+        is sent alone.
         """
         async with self._one_by_one:
             if self.is_connected:
@@ -127,9 +132,11 @@ class RealtimeClient(Emitter):
             self._heard = self._new_input()  # what somebody appended before was not sent
             self._turn_end_ms = 0.0
             self.conversation.clear()  # of a session that was lost
-            # Closed already? Why comes as an "error", and to who waits for a greeting.
-            with contextlib.suppress(RealtimeError):
-                await self._send_session()
+            self._configures = configure
+            if configure:
+                # Closed already? Why comes as an "error", and to who waits for a greeting.
+                with contextlib.suppress(RealtimeError):
+                    await self._send_session()
 
     async def wait_for_session_created(self, timeout_s: float | None = None) -> bool:
         """True once the service has greeted us, False when `timeout_s` passes first. Raises RealtimeError when not
@@ -212,7 +219,7 @@ class RealtimeClient(Emitter):
         if had_turns and self.turn_detection_type is None:
             self._heard.forget(self._turn_end_ms)  # the service has committed that, turn by turn
         if self.is_connected:
-            await self._send_session()
+            await self._send_session(*changed)
 
     def _require_format(self, side: str, encoding: Encoding, rate_hz: int) -> None:
         """All reckoning here, of milliseconds and of what was heard, is in the format that is asked for."""
@@ -238,22 +245,35 @@ class RealtimeClient(Emitter):
                 raise UsageError(f"tool {known['name']!r} was given to update_session already")
         tool = self._tools.add(definition, run)
         if self.is_connected:
-            await self._send_session()
+            await self._send_session("tools")
         return tool
 
     async def remove_tool(self, name: str) -> None:
         """Raises UsageError for a tool that was not added."""
         self._tools.remove(name)
         if self.is_connected:
-            await self._send_session()
+            await self._send_session("tools")
 
-    async def _send_session(self) -> None:
+    async def _send_session(self, *changed: str) -> None:
         tools = [*(self.session.get("tools") or ()), *self._tools.definitions()]
         profile = self.realtime.target.profile
         model = {"model": profile.model} if profile.model_in == "session" and profile.model else {}
-        rendered = self._dialect.render({**model, **self.session, "tools": tools})
+        fields = {**model, **self.session, "tools": tools}
+        if not self._configures:
+            fields = {name: fields[name] for name in changed}
         self._reckon()
-        await self.realtime.send("session.update", {"session": rendered})
+        await self.realtime.send("session.update", {"session": self._dialect.render(fields)})
+
+    def _adopt(self, session: dict[str, Any]) -> None:
+        """What the service says of a session that somebody else has configured, as far as we reckon with it."""
+        audio = table(session.get("audio"))
+        for side in ("input", "output"):
+            encoding, rate_hz = read_format(table(audio.get(side)).get("format") or session.get(f"{side}_audio_format"))
+            if encoding is not None:
+                self.session[f"{side}_format"] = (encoding, rate_hz or self.session[f"{side}_format"][1])
+        detection = table(audio.get("input")).get("turn_detection", session.get("turn_detection"))
+        self.session["turn_detection"] = detection if isinstance(detection, dict) else None
+        self._reckon()
 
     def _reckon(self) -> None:
         """The formats may have changed."""
@@ -407,6 +427,8 @@ class RealtimeClient(Emitter):
             return
         match kind:
             case "session.created":
+                if not self._configures:
+                    self._adopt(table(event.get("session")))
                 if self._created is not None and not self._created.done():
                     self._created.set_result(True)
             case "input_audio_buffer.speech_stopped":

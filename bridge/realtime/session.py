@@ -115,6 +115,9 @@ def from_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"type: found {given['type']!r}; only sessions of type realtime are kept here")
     flat = {name: value for name, value in given.items() if name not in ("audio", "type")}
     audio = _object("audio", given.get("audio"))
+    for side in audio:
+        if side not in ("input", "output"):
+            raise UsageError(f"audio: found {side!r}; write input or output")
     for side in ("input", "output"):
         for name, value in _object(f"audio.{side}", audio.get(side)).items():
             flat[f"{side}_audio_format" if name == "format" else name] = value

@@ -1336,3 +1336,33 @@ async def test_a_format_the_service_refused_is_not_reckoned_in() -> None:
         (_, update) = await service.heard_type("session.update", 2)
         await service.say({"type": "error", "error": {"code": "no", "message": "", "event_id": update["event_id"]}})
         await settle(lambda: client.conversation.bytes_per_ms == 48)
+
+
+async def test_a_session_that_somebody_else_configured_is_left_as_it_is() -> None:
+    """A call under way, a client secret, a stored prompt."""
+    heard = {"format": {"type": "audio/pcmu"}, "turn_detection": {"type": "semantic_vad"}}
+    session = {"id": "s", "instructions": "Book tables.", "audio": {"input": heard, "output": {"format": "nonsense"}}}
+    async with running() as service:
+        client = RealtimeClient(url=service.url, api_key="ek_0")
+        await client.connect(configure=False)
+        await service.say({**CREATED, "session": session})
+        await client.wait_for_session_created()
+        assert client.session["input_format"] == ("mulaw", 8000) and client.turn_detection_type == "semantic_vad"
+        assert client.session["output_format"] == ("pcm16", 24000)
+        await client.update_session(voice="cedar")
+        await client.add_tool(WEATHER, lambda arguments: 1)
+        await client.remove_tool("get_weather")
+        voice, tools, no_tools = await service.heard(3)
+        assert voice["session"] == {"type": "realtime", "audio": {"output": {"voice": "cedar"}}}
+        assert tools["session"] == {"type": "realtime", "tools": [{"type": "function", **WEATHER}]}
+        assert no_tools["session"] == {"type": "realtime", "tools": []}
+        await client.disconnect()
+        await client.connect()
+        assert (await service.heard(4))[3]["session"]["tool_choice"] == "auto"
+        await client.disconnect()
+
+
+async def test_a_side_of_audio_that_there_is_not_is_refused_by_name() -> None:
+    client = RealtimeClient(api_key="k")
+    with pytest.raises(UsageError, match="'inpt'; write input or output"):
+        await client.update_session(audio={"inpt": {"turn_detection": None}})
