@@ -164,7 +164,7 @@ def handed_over(desk: Desk, event: ev.HandedOver) -> None:
     if event.ok or ending.what == "hang_up":
         end(desk, ending.reason)
         return
-    if not desk.state.stream_id:
+    if not desk.state.stream_id and (desk.model_is_ready or ending.by_closing):
         end(desk, EndReason.STREAM_LOST)
         return
     desk.note("transfer_failed", event.detail)
@@ -173,7 +173,8 @@ def handed_over(desk: Desk, event: ev.HandedOver) -> None:
         if ending.by_closing:
             reason = EndReason.MODEL_UNAVAILABLE if ending.reason is EndReason.TRANSFERRED else ending.reason
             ending = desk.state.ending = Ending("hang_up", reason)
-        ending.by_closing = True
+        else:
+            ending.by_closing = True
         _leave(desk, ending)
         return
     desk.state.ending = None

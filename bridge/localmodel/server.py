@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import importlib.util
+import ipaddress
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +33,6 @@ from bridge.localmodel.wire import Event
 
 MAX_FRAME_BYTES = 24 * 1024 * 1024  # 15 MiB of sound in base64, and some
 _REFUSAL_S = 0.05  # a client begins to listen when the socket is open: what comes with the handshake is missed by some
-_HERE = ("localhost", "127.0.0.1", "::1")
 Watch = Callable[[int, str, Event], None]
 
 
@@ -192,7 +192,7 @@ class LocalModel:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return web.Response(status=426, text="Upgrade Required\n", headers={"Upgrade": "websocket"})
         if self._api_key is None and _of_a_strange_page(request):
-            return web.Response(status=403, text="Pages of other machines are not served without a key\n")
+            return web.Response(status=403, text="Origin: another machine. Pages of others are not served\n")
         number, script = self._next_connection()
         if script.handshake_delay_ms:
             await self._delay(script.handshake_delay_ms)
@@ -263,7 +263,8 @@ def _of_a_strange_page(request: web.Request) -> bool:
     """A browser names the page it works for (RFC 6455 section 10.2); any page on the web can reach loopback with it."""
     page = request.headers.get("Origin")
     try:
-        return page is not None and urlsplit(page).hostname not in _HERE
+        host = "" if page is None else urlsplit(page).hostname or "null"
+        return bool(host) and host != "localhost" and not ipaddress.ip_address(host).is_loopback
     except ValueError:
         return True
 

@@ -37,7 +37,7 @@ class Answers:
 
     def put_off(self, event_id: str) -> None:
         """The service would not do it yet. What was asked for in words of its own is for whoever asked to ask again."""
-        if event_id not in self._worded:
+        if (event_id or self._asked) not in self._worded:
             self.wanted = True
 
     def refused(self, event_id: str) -> None:

@@ -26,7 +26,7 @@ from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
 from bridge.realtime.answers import Answers
 from bridge.realtime.api import RealtimeAPI
-from bridge.realtime.connection import pieces
+from bridge.realtime.connection import pieces, redacted
 from bridge.realtime.conversation import NAMELESS, Change, Conversation, Item
 from bridge.realtime.dialect import GA_NAMES, MADE_UP
 from bridge.realtime.emitter import Emitter
@@ -38,7 +38,6 @@ from bridge.realtime.session import Encoding, from_fields, read_format
 from bridge.realtime.toolbelt import Tool, ToolBelt
 from bridge.realtime.wire import table, whole, wire_id
 
-Changes = dict[str, tuple[Any, Any]]  # what a field was, and what it became
 Audio = bytes | bytearray | memoryview | Any  # anything that gives its bytes: numpy int16, array("h")
 
 # The reference client's, without its voice: other services have other voices, and each has a default.
@@ -60,8 +59,6 @@ SERVER_VAD: dict[str, Any] = {
     "silence_duration_ms": 200,
 }
 
-_UNSET: Any = object()
-_MOST_CHANGES = 32  # that a service may still refuse
 _SHORTEST_KEPT_S = 0.1  # of no audio it could not be told whether there is any to commit
 _PART = '{"type": "input_text", "text": ...} or {"type": "input_audio", "audio": ...}'
 
@@ -90,9 +87,7 @@ class RealtimeClient(Emitter):
         self.realtime = RealtimeAPI(target, timeout_s=timeout_s)
         self.conversation = Conversation()
         self.session: dict[str, Any] = from_fields(DEFAULT_SESSION)  # in the neutral form of session.py
-        self._configures = True
-        self._changing: Changes = {}  # of `session`, and not yet sent
-        self._changes: dict[str, Changes] = {}  # by the event that sent them
+        self._own: dict[str, Any] | None = None  # our configuration, while the session is somebody else's
         self._dialect = target.dialect()
         self._keep_audio_s = given.seconds("keep_audio_s", keep_audio_s, least=_SHORTEST_KEPT_S)
         self._tools = ToolBelt(self._answer_tool, self._ask_after_tools)
@@ -132,8 +127,11 @@ class RealtimeClient(Emitter):
             self._heard = self._new_input()  # what somebody appended before was not sent
             self._turn_end_ms = 0.0
             self.conversation.clear()  # of a session that was lost
-            self._configures = configure
-            if configure:
+            if self._own is not None:
+                self.session, self._own = self._own, None
+            if not configure:
+                self._own = dict(self.session)
+            else:
                 # Closed already? Why comes as an "error", and to who waits for a greeting.
                 with contextlib.suppress(RealtimeError):
                     await self._send_session()
@@ -189,7 +187,7 @@ class RealtimeClient(Emitter):
         Fields may be named as in the beta (flat) or as in GA (`audio={...}`); the service gets its own shape. Tools
         given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, a format that is none of
         the profile's, another format once the session has had audio, or what JSON cannot say; then nothing has changed.
-        What the service refuses comes as an "error", and is taken back here too.
+        What the service refuses comes as an "error" and is sent again with every later update: mend it here.
         """
         if "tools" in fields:
             tools = given.tables("tools", fields["tools"], '{"name": ..., "description": ..., "parameters": {...}}')
@@ -214,7 +212,6 @@ class RealtimeClient(Emitter):
                     " disconnect, change it, and connect again"
                 )
         had_turns = self.turn_detection_type is not None
-        self._changing = {name: (self.session.get(name, _UNSET), value) for name, value in changed.items()}
         self.session |= changed
         if had_turns and self.turn_detection_type is None:
             self._heard.forget(self._turn_end_ms)  # the service has committed that, turn by turn
@@ -259,20 +256,24 @@ class RealtimeClient(Emitter):
         profile = self.realtime.target.profile
         model = {"model": profile.model} if profile.model_in == "session" and profile.model else {}
         fields = {**model, **self.session, "tools": tools}
-        if not self._configures:
+        if self._own is not None:
             fields = {name: fields[name] for name in changed}
         self._reckon()
         await self.realtime.send("session.update", {"session": self._dialect.render(fields)})
 
     def _adopt(self, session: dict[str, Any]) -> None:
-        """What the service says of a session that somebody else has configured, as far as we reckon with it."""
+        """What the service says of a session that somebody else has configured, as far as we reckon with it. Our own
+        configuration is there again with the next `connect`.
+        """
         audio = table(session.get("audio"))
         for side in ("input", "output"):
             encoding, rate_hz = read_format(table(audio.get(side)).get("format") or session.get(f"{side}_audio_format"))
             if encoding is not None:
                 self.session[f"{side}_format"] = (encoding, rate_hz or self.session[f"{side}_format"][1])
-        detection = table(audio.get("input")).get("turn_detection", session.get("turn_detection"))
-        self.session["turn_detection"] = detection if isinstance(detection, dict) else None
+        for told in (session, table(audio.get("input"))):
+            if "turn_detection" in told:
+                detection = told["turn_detection"]
+                self.session["turn_detection"] = detection if isinstance(detection, dict) else None
         self._reckon()
 
     def _reckon(self) -> None:
@@ -280,17 +281,6 @@ class RealtimeClient(Emitter):
         if not self._heard.appended:
             self._heard = self._new_input()
         self.conversation.bytes_per_ms = self._bytes_per_ms("output_format")
-
-    def _take_back(self, event_id: str) -> None:
-        """The service refused an update as a whole: what it changed is as it was, and spoils no later one."""
-        for name, (former, refused) in self._changes.pop(event_id, {}).items():
-            if self.session.get(name, _UNSET) is not refused:
-                continue  # it was changed again
-            if former is _UNSET:
-                del self.session[name]
-            else:
-                self.session[name] = former
-        self._reckon()
 
     # ------------------------------------------------------------ the caller's side
 
@@ -408,10 +398,6 @@ class RealtimeClient(Emitter):
         self._log("client", event)
         if event["type"] == "response.create":
             self._answers.asked(event)
-        elif event["type"] == "session.update":
-            self._changes[event["event_id"]], self._changing = self._changing, {}
-            if len(self._changes) > _MOST_CHANGES:
-                del self._changes[next(iter(self._changes))]
         elif event["type"] == "input_audio_buffer.commit":
             self._committed = event["event_id"]
             if self.turn_detection_type is None:
@@ -427,7 +413,7 @@ class RealtimeClient(Emitter):
             return
         match kind:
             case "session.created":
-                if not self._configures:
+                if self._own is not None:
                     self._adopt(table(event.get("session")))
                 if self._created is not None and not self._created.done():
                     self._created.set_result(True)
@@ -463,6 +449,7 @@ class RealtimeClient(Emitter):
         completed = response.get("status", "completed") == "completed"
         if response.get("status") == "failed":
             code, message, _, _ = read_error(table(response.get("status_details")))
+            message = redacted(message, self.realtime.target)
             self.dispatch("error", RealtimeError(f"a response failed: {message}", code=code))
         self._tools.response_ended(response_id, completed=completed)
         self._tools.response_ended(NAMELESS, completed=completed)
@@ -470,12 +457,11 @@ class RealtimeClient(Emitter):
 
     def _error(self, event: dict[str, Any]) -> None:
         code, message, param, request_id = read_error(event)
+        message = redacted(message, self.realtime.target)
         refused = wire_id(table(event.get("error")).get("event_id"))
         if self._dialect.cure(code, message) == "wait":  # a response is active that we do not know
             self._answers.put_off(refused)
         self._answers.refused(refused)
-        if refused in self._changes:
-            self._take_back(refused)
         if refused and refused == self._committed:
             self.conversation.queue_input_audio(b"")  # there will be no item for it
         self._complaint = RealtimeError(message, code=code, param=param or None, request_id=request_id or None)

@@ -14,7 +14,9 @@ import binascii
 import contextlib
 import inspect
 import logging
+import socket
 import ssl
+import struct
 from collections.abc import Callable, Generator, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -43,7 +45,6 @@ CLOSE_S = 2.0
 _CUT_S = 3.0  # for a close that cannot even be sent
 _MAX_WAITING = 256  # messages nobody has asked for yet; the frames after them wait as they came
 _MAX_WAITING_BYTES = 64 << 20  # of such frames; then the socket is not read
-_NOTHING_SEEN = 1 << 62
 _FRAME_COST = 100  # bytes a frame counts beside its own
 _APPEND_BYTES = 1 << 20  # caller audio per append event; services take up to 15 MiB of base64
 
@@ -138,7 +139,8 @@ class RealtimeConnection:
         self._pulled = False  # somebody receives or iterates
         self._handlers: dict[EventName, list[Handler]] = {"message": [], "error": [], "close": []}
         self._sending = self._sent = 0  # sends under way, and ended
-        self._seen = (0, _NOTHING_SEEN)  # how many had ended, and what then waited, at the last look
+        self._seen: tuple[int, int | None] | None = None  # how many had ended, and what was taken, at the last look
+        self._cut = False  # by us, or found closed
         self._look = asyncio.get_running_loop().call_later(PING_S, self._watch)
         self._closing = False
         self._end: Close | None = None  # how the socket was closed
@@ -194,22 +196,27 @@ class RealtimeConnection:
         try:
             await self._socket.send(data, text=text)
         except ConnectionClosed:
-            raise RealtimeError("the connection is closed", code="connection_closed") from None
+            self._cut = True
         finally:
             self._sending -= 1
             self._sent += 1
+        if self._cut:  # the library does not say so of what it was sending when the connection was cut
+            raise RealtimeError("the connection is closed", code="connection_closed")
 
     def _watch(self) -> None:
         """While something waits to be sent, the library's pings wait behind it: a peer that takes nothing of it, from
         one look to the next, is given up here.
         """
-        transport = self._socket.transport
-        seen = (self._sent, transport.get_write_buffer_size())
-        if self._sending and seen[0] == self._seen[0] and seen[1] >= self._seen[1]:
-            transport.abort()
+        now = (self._sent, _taken_bytes(self._socket.transport)) if self._sending else None
+        if now is not None and now == self._seen and now[1] is not None:
+            self._abort()
             return
-        self._seen = seen if self._sending else (self._sent, _NOTHING_SEEN)
+        self._seen = now
         self._look = asyncio.get_running_loop().call_later(PING_S, self._watch)
+
+    def _abort(self) -> None:
+        self._cut = True
+        self._socket.transport.abort()
 
     # ------------------------------------------------------------ receiving
 
@@ -270,7 +277,7 @@ class RealtimeConnection:
             async with asyncio.timeout(_CUT_S):
                 await self._socket.close(code, reason)
         except TimeoutError:
-            self._socket.transport.abort()  # it takes nothing any more
+            self._abort()  # it takes nothing any more
         if self._reader is asyncio.current_task():
             return  # a handler closes: the reader ends after it
         self._room.set()
@@ -349,7 +356,7 @@ class RealtimeConnection:
         if kind == "error":
             code, message, param, request_id = read_error(event)
             error = RealtimeError(
-                _redact(message, self.target), code=code, param=param or None, request_id=request_id or None
+                redacted(message, self.target), code=code, param=param or None, request_id=request_id or None
             )
             return RealtimeMessage(event=event, text=data), error
         audio = None
@@ -362,7 +369,7 @@ class RealtimeConnection:
 
     def _finish(self, end: Close | None, last_error: RealtimeError | None) -> None:
         self.close_code = int(end.code) if end is not None else 1006
-        self.close_reason = _redact(clean(end.reason, MAX_MESSAGE), self.target) if end is not None else ""
+        self.close_reason = redacted(clean(end.reason, MAX_MESSAGE), self.target) if end is not None else ""
         if not self._closing:
             if last_error is not None:
                 self._over = last_error  # said, and then closed: that was why
@@ -388,6 +395,17 @@ class RealtimeConnection:
                 log.exception("a handler of %s failed", name)
 
 
+def _taken_bytes(transport: asyncio.BaseTransport) -> int | None:
+    """How much the peer has acknowledged (Linux: `tcpi_bytes_acked` of TCP_INFO, linux/tcp.h). What waits in the
+    transport does not tell: with TLS a layer of it is not counted, and the kernel takes a lot at once. None: not known.
+    """
+    try:
+        told = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        return int(struct.unpack_from("=Q", told, 120)[0])
+    except (AttributeError, OSError, struct.error):
+        return None
+
+
 def pieces(audio: bytes) -> Iterator[bytes]:
     """Caller audio in the pieces it is sent in, each of whole samples."""
     for start in range(0, len(audio), _APPEND_BYTES):
@@ -403,7 +421,7 @@ def _decoded(delta: object) -> bytes | None:
         return None
 
 
-def _redact(text: str, target: Target) -> str:
+def redacted(text: str, target: Target) -> str:
     return text.replace(target.api_key, "[key]") if target.api_key else text
 
 
@@ -466,7 +484,7 @@ def _refusal(refusal: InvalidStatus, target: Target) -> RealtimeError:
         message = f"{message}: {said}"
         request_id = request_id or said_id
     return RealtimeError(
-        _redact(message, target),
+        redacted(message, target),
         code=code,
         param=param or None,
         request_id=request_id or None,

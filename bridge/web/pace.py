@@ -72,7 +72,7 @@ class Pace:
         self._loop.call_soon(self._rest)
 
     def _rest(self) -> None:
-        """Once in each pass of the loop, which then takes all that has come."""
+        """Once in each pass of uvloop, in each second one of asyncio's own: then all that came meanwhile is there."""
         if not self._running:
             return
         try:

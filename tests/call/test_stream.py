@@ -165,6 +165,17 @@ STORIES: list[Story] = [
         on=COMES_BACK,
     ),
     story(
+        "no other comes, nor is there a model any more: they are put through when the carrier asks what comes next",
+        at(0, *LONG),
+        at(1000, *LOST),
+        at(1200, ev.TransferWished("+15550199")),
+        at(1300, ev.ModelLost(1, "gone", "fatal"), CLOSE_MODEL),
+        at(3000, do.Transfer("+15550199")),
+        at(3100, ev.HandedOver("transfer", False, "no"), do.Transfer("+15550199", by_closing=True)),
+        at(3200, ev.HandedOver("transfer", True), end(EndReason.TRANSFERRED)),
+        on=COMES_BACK,
+    ),
+    story(
         "whether the caller is still there is not asked of nobody, but some time after they are back",
         at(0, *LONG),
         at(12_500, *LOST),

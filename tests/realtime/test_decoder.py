@@ -422,8 +422,8 @@ def test_of_what_nobody_reads_only_the_name_is_read(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("bridge.realtime.decoder.read_object", lambda frame: pytest.fail("it was read"))
     reader = decoder()
     assert reader.decode(b'{"type":"house.news","x":[' + b"{}," * 1000 + b"1]}") == (words.Unknown("house.news"),)
-    assert reader.decode(b'{"type":"error","x":"' + b"x" * 1_000_000 + b'"}') == (words.Unknown("error", "too long"),)
-    assert reader.decode(b'{"type":5,"x":"' + b"x" * 1_000_000 + b'"}') == (words.Unknown("", "too long"),)
+    assert reader.decode(b'{"type":"error","x":"' + b"x" * 4_000_000 + b'"}') == (words.Unknown("error", "too long"),)
+    assert reader.decode(b'{"type":5,"x":"' + b"x" * 4_000_000 + b'"}') == (words.Unknown("", "too long"),)
 
 
 def test_a_delta_may_be_long() -> None:
