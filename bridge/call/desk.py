@@ -58,7 +58,7 @@ class Desk:
         self.out.append(action)
 
     def cancel(self, response_id: str) -> None:
-        """What a service that cannot be asked to makes of a response, it makes to its end."""
+        """A response is not wanted any more. A service that cannot be told so makes it to its end."""
         if response_id and self.model.can_cancel:
             self.out.append(do.CancelResponse(response_id))
 

@@ -47,7 +47,7 @@ SORRY = "I'm sorry, that did not work."
 STILL_THERE = "Are you still there?"
 DID_NOT_UNDERSTAND = "I'm sorry, I did not understand."
 
-_MOST_WORDS = 60
+_MOST_WORDS = 60  # of a sentence that are compared
 TEXT_LIKENESS = 0.8  # typed words this like a phrase count as the phrase
 
 # What people wrap around a sentence. The grammar allows it, and it is taken off before looking the sentence up.

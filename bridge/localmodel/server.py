@@ -262,9 +262,11 @@ def _header(headers: Mapping[str, str], name: str) -> str:
 def _of_a_strange_page(request: web.Request) -> bool:
     """A browser names the page it works for (RFC 6455 section 10.2); any page on the web can reach loopback with it."""
     page = request.headers.get("Origin")
+    if page is None:
+        return False
     try:
-        host = "" if page is None else urlsplit(page).hostname or "null"
-        return bool(host) and host != "localhost" and not ipaddress.ip_address(host).is_loopback
+        host = urlsplit(page).hostname or ""
+        return host != "localhost" and not ipaddress.ip_address(host).is_loopback
     except ValueError:
         return True
 

@@ -187,7 +187,7 @@ class RealtimeClient(Emitter):
         Fields may be named as in the beta (flat) or as in GA (`audio={...}`); the service gets its own shape. Tools
         given here stand beside those of `add_tool`. Raises UsageError for a tool name in both, a format that is none of
         the profile's, another format once the session has had audio, or what JSON cannot say; then nothing has changed.
-        What the service refuses comes as an "error" and is sent again with every later update: mend it here.
+        What the service refuses comes as an "error"; it is sent again with every later update until it is changed.
         """
         if "tools" in fields:
             tools = given.tables("tools", fields["tools"], '{"name": ..., "description": ..., "parameters": {...}}')

@@ -52,9 +52,7 @@ Facts = tuple[Fact, ...]
 
 _MAX_OPEN = 32  # responses a service may leave open; older ones are ended for it
 _SHORTEST_SECRET = 8  # characters; a shorter key may be a word of the protocol
-_LONGEST_EVENT = (
-    4_000_000  # bytes of what is not a delta: LocalAI sends a minute of audio in an item; it costs all time
-)
+_LONGEST_EVENT = 4_000_000  # bytes of what is not a delta: a minute of audio in an item, as LocalAI sends it
 _MAX_ITEMS = 64  # of a response, and tool calls in it; what is beyond is not read
 
 

@@ -194,13 +194,17 @@ class Service:
         await self._rest.close()
         gc.unfreeze()
 
+    def pace(self) -> Pace:
+        """At which the running loop is to serve many calls: for `run`, and for who does without it."""
+        return Pace(lambda: self.switchboard.active_calls, self.switchboard.together)
+
     async def run(self) -> None:
         """Until a signal; a second one ends it at once (`signalled`)."""
         asked = asyncio.Event()
         hurry = asyncio.Event()
         hear_no_more = signalled(asked.set, hurry.set, is_worker=self._colleagues is not None)
         hurried = asyncio.create_task(hurry.wait(), name="hurried")
-        pace = Pace(lambda: self.switchboard.active_calls, self.switchboard.together)
+        pace = self.pace()
         pace.start()
         try:
             await asked.wait()

@@ -20,7 +20,6 @@ import msgspec
 from bridge import log
 from bridge.process import in_large_pages, run, with_all_descriptors
 from bridge.settings import load
-from bridge.web.pace import Pace
 from bridge.web.service import Service
 from tests.bench.load.figures import Spread, spread
 from tests.bench.upstream import dial_of
@@ -75,7 +74,7 @@ async def serve(given: argparse.Namespace) -> None:
     log.configure(settings.log, secrets=settings.all_secrets())
     service = Service(settings, dial=dial_of(given.upstream))
     await service.start()
-    pace = Pace(lambda: service.switchboard.active_calls, service.switchboard.together)  # as `Service.run` does
+    pace = service.pace()
     pace.start()
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
