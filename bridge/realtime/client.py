@@ -26,13 +26,14 @@ from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
 from bridge.realtime.answers import Answers
 from bridge.realtime.api import RealtimeAPI
-from bridge.realtime.connection import pieces, redacted
+from bridge.realtime.connection import pieces
 from bridge.realtime.conversation import NAMELESS, Change, Conversation, Item
 from bridge.realtime.dialect import GA_NAMES, MADE_UP
 from bridge.realtime.emitter import Emitter
 from bridge.realtime.envelope import read_error
 from bridge.realtime.input_audio import InputAudio
 from bridge.realtime.memory import Conversations
+from bridge.realtime.opening import redacted
 from bridge.realtime.profiles import Profile
 from bridge.realtime.session import Encoding, from_fields, read_format
 from bridge.realtime.toolbelt import Tool, ToolBelt

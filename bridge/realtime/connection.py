@@ -15,7 +15,6 @@ import contextlib
 import inspect
 import logging
 import socket
-import ssl
 import struct
 from collections.abc import Callable, Generator, Iterator, Mapping
 from types import TracebackType
@@ -23,25 +22,21 @@ from typing import Any, Literal, Self
 
 import msgspec
 import pybase64
-import websockets
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus, ProtocolError, WebSocketException
+from websockets.exceptions import ConnectionClosed, ProtocolError
 from websockets.frames import Close, Frame, Opcode
-from websockets.typing import Subprotocol
 
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import given
-from bridge.realtime.dialect import GA_NAMES, code_of_status
+from bridge.realtime.dialect import GA_NAMES
 from bridge.realtime.emitter import being_cancelled
 from bridge.realtime.envelope import read_error
+from bridge.realtime.opening import CLOSE_S, PING_S, open_socket, redacted
 from bridge.realtime.profiles import Profile, Target
 from bridge.realtime.wire import MAX_MESSAGE, clean, read_object
 
 log = logging.getLogger("bridge.realtime")  # which tells on standard error, and no values, where nobody set it up
 
-MAX_FRAME_BYTES = 32 << 20  # three minutes of audio retrieved with its item are 12 MB
-PING_S = 5.0
-CLOSE_S = 2.0
 _CUT_S = 3.0  # for a close that cannot even be sent
 _MAX_WAITING = 256  # messages nobody has asked for yet; the frames after them wait as they came
 _MAX_WAITING_BYTES = 64 << 20  # of such frames; then the socket is not read
@@ -50,10 +45,6 @@ _APPEND_BYTES = 1 << 20  # caller audio per append event; services take up to 15
 
 Handler = Callable[..., object]
 EventName = Literal["message", "error", "close"]
-
-# At level DEBUG the library writes the handshake, and with it the key, to its logger.
-_quiet = logging.getLogger("bridge.realtime.socket")
-_quiet.setLevel(logging.WARNING)
 
 
 class RealtimeMessage(msgspec.Struct, frozen=True):
@@ -419,74 +410,3 @@ def _decoded(delta: object) -> bytes | None:
         return pybase64.b64decode(delta, validate=True)
     except (binascii.Error, ValueError):
         return None
-
-
-def redacted(text: str, target: Target) -> str:
-    return text.replace(target.api_key, "[key]") if target.api_key else text
-
-
-# ---------------------------------------------------------------- opening
-
-
-class _Dialling(websockets.connect):
-    """A redirect is an answer like any other: the key goes to the host it was meant for, or nowhere."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
-
-
-async def open_socket(target: Target, *, timeout_s: float = 5.0) -> ClientConnection:
-    """The opening handshake with a service.
-
-    Raises RealtimeError: the code of the service's JSON answer where it gave one, else a word for its HTTP status, else
-    `connection_failed`, `connection_timeout` or `tls_failed`. `Dialect.cure` knows what each means.
-    """
-    url, headers, subprotocols = target.request()
-    try:
-        return await _Dialling(
-            url,
-            additional_headers=headers,
-            subprotocols=[Subprotocol(name) for name in subprotocols] or None,
-            compression=None,
-            proxy=None,
-            open_timeout=timeout_s,
-            ping_interval=PING_S,
-            ping_timeout=PING_S,
-            close_timeout=CLOSE_S,
-            max_size=MAX_FRAME_BYTES,
-            logger=_quiet,
-        )
-    except InvalidStatus as refusal:
-        error = _refusal(refusal, target)
-    except TimeoutError:
-        error = RealtimeError(f"{target.where} did not answer in {timeout_s:g} s", code="connection_timeout")
-    except ssl.SSLError as failure:
-        error = RealtimeError(f"TLS to {target.where} failed: {failure.reason}", code="tls_failed")
-    except OSError as failure:
-        why = failure.strerror or type(failure).__name__
-        error = RealtimeError(f"{target.where} cannot be reached: {why}", code="connection_failed")
-    except (WebSocketException, EOFError, ValueError, TypeError) as failure:
-        # Their texts may quote the request, and with it the key.
-        why = type(failure).__name__
-        error = RealtimeError(f"the handshake with {target.where} failed: {why}", code="connection_failed")
-    raise error
-
-
-def _refusal(refusal: InvalidStatus, target: Target) -> RealtimeError:
-    response = refusal.response
-    code = code_of_status(response.status_code)
-    message = f"{target.where} answered {response.status_code} {response.reason_phrase}".rstrip()
-    body = read_object(bytes(response.body or b""))
-    param, request_id = "", clean(response.headers.get("x-request-id"), 200)
-    if isinstance(body, dict):
-        said_code, said, param, said_id = read_error(body)
-        code = code if said_code == "unknown" else said_code
-        message = f"{message}: {said}"
-        request_id = request_id or said_id
-    return RealtimeError(
-        redacted(message, target),
-        code=code,
-        param=param or None,
-        request_id=request_id or None,
-        status=response.status_code,
-    )

@@ -15,7 +15,8 @@ from websockets.typing import Subprotocol
 
 from bridge.errors import RealtimeError, UsageError
 from bridge.realtime import connect
-from bridge.realtime.connection import MAX_FRAME_BYTES, RealtimeConnection
+from bridge.realtime.connection import RealtimeConnection
+from bridge.realtime.opening import MAX_FRAME_BYTES
 from bridge.realtime.profiles import builtin
 from tests.realtime.service import Service, refusal, running
 
